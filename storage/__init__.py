@@ -1,0 +1,1 @@
+"""Bytes: object stores, artifacts, manifests, shards, dataset formats. No torch, no Prefect."""

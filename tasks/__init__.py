@@ -1,0 +1,1 @@
+"""Stages, one public file each; files that begin with _ are the machinery that runs them."""

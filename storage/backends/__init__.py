@@ -1,0 +1,24 @@
+"""Where a store's bytes lie: one file per kind of place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from storage.backends.base import Backend
+from storage.errors import InvalidInput
+
+__all__ = ["Backend", "open_backend"]
+
+
+def open_backend(url: str) -> Backend:
+    """Open the place a store URL names. Raises InvalidInput for a scheme that is not known."""
+    scheme = urlsplit(url).scheme
+    if scheme == "file":
+        from storage.backends.local import LocalBackend
+
+        return LocalBackend(Path(unquote(url.removeprefix("file://"))))
+    raise InvalidInput(
+        f"store {url!r}: expected file:///path or file://./path, found the scheme {scheme or 'none'!r}; "
+        "set `store` in the config's [settings] or GAZEFLOW_STORE"
+    )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Image:
     path: str  # the file that holds the bytes, relative to the source
     offset: int  # first byte in that file; 0 for a file of its own
     size: int  # bytes of the image
-    sha256: str  # of the image's bytes
+    sha256: str  # of the image's bytes; a reader leaves "" for a part of a larger file, index.py fills it in
     label: int  # class index, -1 for none
     shard: int = -1  # virtual shard, set by index.py; a format that has shards of its own sets it
 
@@ -83,6 +83,10 @@ class Reader(Protocol):
 
     def classes(self) -> tuple[str, ...]:
         """Class names by label; empty where there are none."""
+        ...
+
+    def open(self, path: str) -> BinaryIO:
+        """Open one of `files` for reading, seekable (`_folder.Folder` does it for local folders)."""
         ...
 
     def read(self, image: Image) -> bytes:

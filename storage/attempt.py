@@ -1,0 +1,173 @@
+"""An attempt at a version: open or resume it, record finished shards and checkpoints, publish it.
+
+Every object is written create-only and named by its content where two writers could differ, so that a run
+killed anywhere leaves nothing half made, and two runs of one attempt meet without harm.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from storage.canonical import canonical_json, pretty_json, sha256
+from storage.errors import Integrity, NotFound
+from storage.manifest import RECORD_LIMIT, Attempt, Key, Manifest, Member, ShardRecord, parse
+from storage.store import Store, Version
+
+
+def now() -> str:
+    """The time, UTC, to the second, as records state it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def open_attempt(
+    store: Store, key: Key, node: str, reason: str, run: str, base: str | None = None, redo: list[int] | None = None
+) -> OpenAttempt:
+    """Resume the open attempt at a key, or open the next one.
+
+    Args:
+        base: the complete version a forced attempt starts from; None for the first attempt.
+        redo: shards of `base` to make again; None for all of them.
+    """
+    while True:
+        attempts = store.of_key(key.stage, key.digest())
+        if attempts and attempts[-1].state == "open":
+            resumed = OpenAttempt(store, attempts[-1], store.attempt(attempts[-1]))
+            if resumed.attempt.redo == redo or base is None:
+                return resumed
+            resumed.close("given up: other shards were asked for")
+        number = attempts[-1].number + 1 if attempts else 1
+        name = key.digest()[:12] + (f"-{number}" if number > 1 else "")
+        attempt = Attempt(
+            kind=key.stage, version=name, node=node, key=key, reason=reason, base=base, redo=redo, opened=now(), run=run
+        )
+        version = Version(key.stage, name, "open")
+        if store.backend.create(f"artifacts/{key.stage}/{name}/attempt.json", attempt.to_bytes()):
+            return OpenAttempt(store, version, attempt)
+
+
+@dataclass(frozen=True)
+class OpenAttempt:
+    """A version in the making."""
+
+    store: Store
+    version: Version
+    attempt: Attempt
+
+    @property
+    def folder(self) -> str:
+        return f"artifacts/{self.version.kind}/{self.version.name}"
+
+    def put(self, name: str, data: bytes, samples: int = 0) -> Member:
+        """Store a result or view of an unsharded stage under a name made of its content."""
+        stem, dot, ending = name.partition(".")
+        return self._create(name, f"{self.folder}/{stem}-{sha256(data)[:16]}{dot}{ending}", data, samples)
+
+    def put_shard(self, shard: int, ending: str, data: bytes, samples: int) -> Member:
+        """Store a member of a sharded artifact, where any version of the kind may name it."""
+        kind = self.version.kind
+        name = f"{kind}-{shard:06d}"
+        key = f"artifacts/{kind}/shards/{name}-{sha256(data)[:16]}{ending}"
+        return self._create(name + ending, key, data, samples)
+
+    def _create(self, name: str, key: str, data: bytes, samples: int) -> Member:
+        member = Member(name=name, key=key, bytes=len(data), sha256=sha256(data), samples=samples)
+        if not self.store.backend.create(key, data) and self.store.backend.size(key) != len(data):
+            raise Integrity(
+                f"{key}: expected {len(data)} bytes under this content's name, found "
+                f"{self.store.backend.size(key)}; left as it is. Move that object away and rerun"
+            )
+        return member
+
+    def finished(self) -> dict[int, ShardRecord]:
+        """Shards of this attempt that are done, by number."""
+        found = {}
+        for name in self.store.backend.children(f"{self.folder}/progress/"):
+            if name.removesuffix(".json").isdigit():
+                key = f"{self.folder}/progress/{name}"
+                record = parse(ShardRecord, self.store.backend.get(key, limit=RECORD_LIMIT), key)
+                found[record.shard] = record
+        return found
+
+    def is_finished(self, shard: int) -> bool:
+        """Whether a shard is done, by this run or another."""
+        return self.store.backend.size(f"{self.folder}/progress/{shard:06d}.json") is not None
+
+    def start(self, shard: int) -> int:
+        """Mark a start of a shard; returns the number of this try, from 1."""
+        number = 1
+        mark = pretty_json({"started": now()})
+        while not self.store.backend.create(f"{self.folder}/progress/{shard:06d}.try-{number}.json", mark):
+            number += 1
+        return number
+
+    def finish(self, record: ShardRecord) -> ShardRecord:
+        """Mark a shard done. Raises Integrity when another run did it with other bytes."""
+        key = f"{self.folder}/progress/{record.shard:06d}.json"
+        if self.store.backend.create(key, record.to_bytes()):
+            return record
+        other = parse(ShardRecord, self.store.backend.get(key, limit=RECORD_LIMIT), key)
+        if [(m.name, m.sha256) for m in other.members] != [(m.name, m.sha256) for m in record.members]:
+            raise Integrity(
+                f"{key}: this run and another made shard {record.shard} of {self.version.ref} with different "
+                "bytes; the first stays. Compare their environments (package versions, device) before a rerun"
+            )
+        return other
+
+    def save_checkpoint(self, step: int, tensors: bytes, state: dict[str, object]) -> None:
+        """Keep a checkpoint in progress: tensors first, then the record that makes it valid."""
+        tensors_key = f"{self.folder}/work/step-{step:08d}-{sha256(tensors)[:16]}.safetensors"
+        self.store.backend.create(tensors_key, tensors)
+        record = {"step": step, "tensors": tensors_key, "sha256": sha256(tensors), "state": state}
+        self.store.backend.create(f"{self.folder}/work/step-{step:08d}.json", canonical_json(record))
+        self._drop_checkpoints(keep=2)
+
+    def last_checkpoint(self) -> tuple[int, bytes, dict[str, object]] | None:
+        """The newest checkpoint whose bytes are whole: (step, tensors, state)."""
+        for name in reversed(self.store.backend.children(f"{self.folder}/work/")):
+            if name.endswith(".json"):
+                record = json.loads(self.store.backend.get(f"{self.folder}/work/{name}", limit=RECORD_LIMIT))
+                try:
+                    tensors = self.store.backend.get(record["tensors"])
+                except NotFound:
+                    continue
+                if sha256(tensors) == record["sha256"]:
+                    return record["step"], tensors, record["state"]
+        return None
+
+    def _drop_checkpoints(self, keep: int) -> None:
+        names = self.store.backend.children(f"{self.folder}/work/")
+        steps = sorted({n[5:13] for n in names})
+        for name in names:
+            if name[5:13] in steps[:-keep]:
+                self.store.backend.delete(f"{self.folder}/work/{name}")
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Close the attempt with its manifest, members first checked to be there.
+
+        Returns the manifest that stands: another run's, when it finished first. A forced attempt whose result
+        equals its base's publishes nothing and returns the base's manifest.
+        """
+        if self.attempt.base:
+            base = self.store.manifest(self.version.kind, self.attempt.base)
+            if base.result_digest() == manifest.result_digest():
+                self.close(f"equal to {base.kind}@{base.version}")
+                return base
+        for member in (*manifest.members, *manifest.views):
+            if self.store.backend.size(member.key) != member.bytes:
+                raise Integrity(
+                    f"{self.version.ref}: expected {member.key} with {member.bytes} bytes before publishing, found "
+                    f"{self.store.backend.size(member.key)}; nothing was published. Run again"
+                )
+        key = f"{self.folder}/manifest.json"
+        if self.store.backend.create(key, manifest.to_bytes()):
+            for name in self.store.backend.children(f"{self.folder}/work/"):
+                self.store.backend.delete(f"{self.folder}/work/{name}")
+            return manifest
+        return self.store.manifest(self.version.kind, self.version.name)
+
+    def close(self, reason: str) -> None:
+        """End the attempt without a version of its own."""
+        self.store.backend.create(f"{self.folder}/closed.json", pretty_json({"reason": reason, "closed": now()}))
+

@@ -1,0 +1,59 @@
+"""What a store needs of the place that holds its bytes: little enough that every real object store has it."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from storage.errors import InvalidInput
+
+_PART = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class Backend(Protocol):
+    """A flat map from keys to bytes. Of conditional writes, create-only is the only one asked for."""
+
+    url: str
+
+    def get(self, key: str, limit: int | None = None) -> bytes:
+        """Return the object's bytes. Raises NotFound; Integrity when it is larger than `limit` bytes."""
+        ...
+
+    def get_range(self, key: str, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`. Raises NotFound; Integrity when the object ends before."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Return the object's size in bytes, or None when there is none."""
+        ...
+
+    def create(self, key: str, data: bytes | memoryview) -> bool:
+        """Write a new object, all or nothing and durable; False (and no change) when the key exists."""
+        ...
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object whether or not it exists; readers see the old or the new bytes, never a mix."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """Return all keys that begin with `prefix` (a folder's ends in "/"), sorted."""
+        ...
+
+    def children(self, prefix: str) -> list[str]:
+        """Return the names directly below a folder `prefix` ("a/b/"), sorted; folders end in "/"."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """Return a store key that is safe as a path. Raises InvalidInput for any other."""
+    parts = key.split("/")
+    if len(key) > 900 or any(not _PART.fullmatch(p) or p in (".", "..") for p in parts):
+        raise InvalidInput(
+            f"store key {key[:200]!r}: expected parts of letters, digits, '.', '_', '-' joined by '/', "
+            "none '.' or '..'; nothing was read or written"
+        )
+    return key

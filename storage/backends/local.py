@@ -1,0 +1,135 @@
+"""A folder as an object store: create-only by link(2), durable by fsync of file and folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.backends.base import check_key
+from storage.errors import Integrity, NotFound, Transient
+
+_ASIDE = ".aside"  # half-written files: outside every listing, on the same file system
+_ABANDONED_SECONDS = 24 * 3600
+
+
+class LocalBackend:
+    """Objects as files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = f"file://{self.root}"
+        self._sweep()
+
+    def get(self, key: str, limit: int | None = None) -> bytes:
+        path = self._path(key)
+        with self._reading(key), open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise Integrity(f"{self.url}/{key}: expected at most {limit} bytes, found {size}; not read")
+            return file.read()
+
+    def get_range(self, key: str, offset: int, size: int) -> bytes:
+        with self._reading(key), open(self._path(key), "rb") as file:
+            data = os.pread(file.fileno(), size, offset)
+        if len(data) != size:
+            raise Integrity(
+                f"{self.url}/{key}: expected {size} bytes at offset {offset}, found {len(data)}; "
+                "the file is cut: run `gazeflow verify` on the version that names it"
+            )
+        return data
+
+    def size(self, key: str) -> int | None:
+        try:
+            return os.stat(self._path(key)).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def create(self, key: str, data: bytes | memoryview) -> bool:
+        path = self._path(key)
+        if path.exists():
+            return False
+        with self._written_aside(key, data) as aside:
+            try:
+                os.link(aside, path)
+            except FileExistsError:
+                return False
+            self._sync_folder(path.parent)
+        return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with self._written_aside(key, data) as aside:
+            os.replace(aside, path)
+            self._sync_folder(path.parent)
+
+    def delete(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(key))
+
+    def list(self, prefix: str) -> list[str]:
+        folder = self.root / prefix.rpartition("/")[0]
+        found = []
+        for parent, folders, names in os.walk(folder):
+            folders[:] = [f for f in folders if f != _ASIDE]
+            base = Path(parent).relative_to(self.root).as_posix()
+            found += [n if base == "." else f"{base}/{n}" for n in names]
+        return sorted(k for k in found if k.startswith(prefix))
+
+    def children(self, prefix: str) -> list[str]:
+        try:
+            entries = list(os.scandir(self.root / prefix))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(e.name + "/" * e.is_dir() for e in entries if e.name != _ASIDE)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"{self.url}/{key}: no such object in the store") from None
+
+    @contextlib.contextmanager
+    def _written_aside(self, key: str, data: bytes | memoryview) -> Iterator[Path]:
+        """A durable file of `data` under a private name, gone on leaving; the target's folder exists."""
+        aside = self.root / _ASIDE / uuid.uuid4().hex
+        try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            self._path(key).parent.mkdir(parents=True, exist_ok=True)
+            with open(aside, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield aside
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+                raise Transient(
+                    f"{self.url}/{key}: cannot write {len(data)} bytes: {error.strerror}; nothing of it is "
+                    "visible in the store. Free space, then run the same command again"
+                ) from error
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+
+    def _sync_folder(self, folder: Path) -> None:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _sweep(self) -> None:
+        """Remove what writers killed a day ago left aside."""
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self.root / _ASIDE):
+                if time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
+                    os.unlink(entry.path)

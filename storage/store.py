@@ -1,0 +1,145 @@
+"""The artifact store: which versions there are, and which of them a ref or a key means."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from storage.backends import Backend, open_backend
+from storage.canonical import canonical_json
+from storage.errors import Format, Integrity, InvalidInput, NotFound
+from storage.manifest import RECORD_LIMIT, STORE_FORMAT, Attempt, Manifest, Member, parse
+
+_VERSION = re.compile(r"([0-9a-f]{12})(?:-([1-9][0-9]*))?")
+_REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{4,12}(?:-[1-9][0-9]*)?)")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One attempt at a key, as the store's listing shows it."""
+
+    kind: str
+    name: str  # "3f9c0a1b2c3d" or "3f9c0a1b2c3d-2"
+    state: str  # "complete", "open" or "closed" (ended without a result of its own)
+
+    @property
+    def ref(self) -> str:
+        return f"{self.kind}@{self.name}"
+
+    @property
+    def number(self) -> int:
+        return int(self.name[13:] or 1)
+
+
+class Store:
+    """Artifacts by kind and version, on any backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """Open the store at a URL, made when it is new.
+
+        Raises Format when a newer release wrote it or the file that says so is damaged.
+        """
+        backend = open_backend(url)
+        if backend.size("gazeflow.json") is None:
+            backend.create("gazeflow.json", canonical_json({"format": STORE_FORMAT}))
+        try:
+            found = json.loads(backend.get("gazeflow.json", limit=4096))["format"]
+        except (ValueError, KeyError, TypeError):
+            raise Format(
+                f"{backend.url}/gazeflow.json: expected the store's format, found something else; nothing was "
+                "changed. Restore that file, or point GAZEFLOW_STORE at another place"
+            ) from None
+        if found != STORE_FORMAT:
+            raise Format(
+                f"{backend.url}: expected store format {STORE_FORMAT}, found {found}; nothing was read or "
+                "written. Use the release of gazeflow that wrote it, or another store"
+            )
+        return cls(backend)
+
+    def kinds(self) -> list[str]:
+        """Names of all kinds that have artifacts, sorted."""
+        return [c[:-1] for c in self.backend.children("artifacts/") if c.endswith("/")]
+
+    def versions(self, kind: str) -> list[Version]:
+        """All versions of a kind, sorted by name."""
+        names = [c[:-1] for c in self.backend.children(f"artifacts/{kind}/") if c.endswith("/")]
+        return [self.version(kind, n) for n in names if _VERSION.fullmatch(n)]
+
+    def version(self, kind: str, name: str) -> Version:
+        """One version with its state. Raises NotFound when nobody ever opened it."""
+        found = set(self.backend.children(f"artifacts/{kind}/{name}/"))
+        if "manifest.json" in found:
+            return Version(kind, name, "complete")
+        if "attempt.json" not in found:
+            raise NotFound(f"{kind}@{name}: no such version in {self.backend.url}; see `gazeflow versions {kind}`")
+        return Version(kind, name, "closed" if "closed.json" in found else "open")
+
+    def of_key(self, kind: str, key_digest: str) -> list[Version]:
+        """All attempts at a key, first to last. Raises Integrity when two keys share 12 digits."""
+        prefix = key_digest[:12]
+        found = []
+        for child in self.backend.children(f"artifacts/{kind}/"):
+            match = _VERSION.fullmatch(child.rstrip("/"))
+            if match and match[1] == prefix and self.backend.size(f"artifacts/{kind}/{child}attempt.json"):
+                found.append(self.version(kind, match[0]))
+        for version in found[:1]:
+            other = self.attempt(version).key.digest()
+            if other != key_digest:
+                raise Integrity(
+                    f"{version.ref}: two keys begin with the same 12 digits ({key_digest} and {other}); nothing "
+                    "was made. Change any param of one of them"
+                )
+        return sorted(found, key=lambda v: v.number)
+
+    def complete(self, kind: str, key_digest: str) -> Version | None:
+        """The version an unpinned ref means: the highest complete one of its key."""
+        done = [v for v in self.of_key(kind, key_digest) if v.state == "complete"]
+        return done[-1] if done else None
+
+    def attempt(self, version: Version) -> Attempt:
+        """The record that opened a version."""
+        key = f"artifacts/{version.kind}/{version.name}/attempt.json"
+        return parse(Attempt, self.backend.get(key, limit=RECORD_LIMIT), key)
+
+    def manifest(self, kind: str, name: str) -> Manifest:
+        """The record that closed a version. Raises NotFound while it is open."""
+        key = f"artifacts/{kind}/{name}/manifest.json"
+        try:
+            data = self.backend.get(key, limit=RECORD_LIMIT)
+        except NotFound:
+            state = self.version(kind, name).state
+            raise NotFound(
+                f"{kind}@{name}: expected a complete version, found one that is {state}; "
+                "run the pipeline again to finish it"
+            ) from None
+        return parse(Manifest, data, key)
+
+    def resolve(self, ref: str) -> Manifest:
+        """The manifest a ref `kind@version` names; the version may be shortened to 4 digits if unique.
+
+        Raises InvalidInput for something that is no ref, NotFound when nothing complete matches.
+        """
+        match = _REF.fullmatch(ref)
+        if not match:
+            raise InvalidInput(f"ref {ref!r}: expected KIND@VERSION such as saliency@3f9c0a1b2c3d")
+        kind, wanted = match[1], match[2]
+        exact = [v for v in self.versions(kind) if v.name == wanted]
+        found = exact or [v for v in self.versions(kind) if v.name.startswith(wanted)]
+        if len(found) != 1:
+            names = ", ".join(v.ref for v in found) or "none"
+            raise NotFound(
+                f"ref {ref!r}: expected one version in {self.backend.url}, found {names}; "
+                f"see `gazeflow versions {kind}`"
+            )
+        return self.manifest(kind, found[0].name)
+
+    def read(self, member: Member) -> bytes:
+        """A member's bytes, verified. Raises Integrity when size or SHA-256 differ."""
+        from storage.verify import check_bytes
+
+        return check_bytes(member, self.backend.get(member.key, limit=member.bytes))

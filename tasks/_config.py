@@ -1,0 +1,269 @@
+"""A config file: settings, datasets and nodes, checked whole before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from storage.canonical import canonical_json
+from storage.errors import InvalidInput, NotFound
+from tasks._stage import Params, Stage, load_stage, stage_names
+
+RESERVED = ("inputs", "datasets")
+
+
+class Settings(BaseSettings):
+    """Where and how a run happens; never part of a key. Also read from GAZEFLOW_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="GAZEFLOW_", extra="forbid", frozen=True)
+
+    store: str = Field("file://./.gazeflow/store", description="where artifacts lie: file://PATH")
+    workers: int = Field(2, ge=1, description="nodes that run side by side")
+    shards_per_task: int = Field(16, ge=1, description="shards in one Prefect task run")
+    decoders: int = Field(2, ge=1, description="threads that decode images beside inference")
+    retries: int = Field(2, ge=0, description="times a node is retried after a transient error")
+    retry_seconds: float = Field(10, ge=0, description="pause before the first retry; doubles")
+    timeout_hours: float = Field(72, gt=0, description="longest a node may take")
+    max_failed_share: float = Field(0.001, ge=0, le=1, description="share of broken images a node accepts")
+    checkpoint_seconds: float = Field(60, ge=0, description="training loses at most so much work")
+
+
+class DatasetConfig(BaseModel):
+    """One source of images: its format, where it lies, the format's own options."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: str
+    path: str
+    generate: dict[str, Any] | None = None  # write it procedurally when it is not there
+    options: dict[str, Any] = {}
+
+
+class Node(BaseModel):
+    """A named use of a stage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    stage: str
+    params: dict[str, Any]  # fully expanded
+    inputs: dict[str, list[str]]  # role -> nodes
+    datasets: dict[str, list[str]]  # role -> names of datasets
+
+
+class Config(BaseModel):
+    """Everything a run needs to know, with every default filled in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    settings: Settings
+    datasets: dict[str, DatasetConfig]
+    nodes: dict[str, Node]  # in an order in which inputs come first
+
+    def node(self, name: str) -> Node:
+        if name not in self.nodes:
+            raise NotFound(f"{self.source}: no node {name!r}; {_nearest(name, self.nodes)}")
+        return self.nodes[name]
+
+    def parents(self, name: str) -> list[str]:
+        return sorted({n for nodes in self.nodes[name].inputs.values() for n in nodes})
+
+    def upstream(self, name: str) -> set[str]:
+        """The nodes a node needs, directly or not."""
+        found = set(self.parents(name))
+        return found.union(*(self.upstream(p) for p in found)) if found else found
+
+    def downstream(self, name: str) -> set[str]:
+        """The nodes that need a node, directly or not."""
+        return {n for n in self.nodes if name in self.upstream(n)}
+
+    def params(self, name: str) -> Params:
+        node = self.nodes[name]
+        return load_stage(node.stage).params.model_validate(node.params)
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a config file; `overrides` are `table.key=value` with TOML values.
+
+    `path` is a file, or the name of a preset in flows/configs/. Raises NotFound or InvalidInput; an unknown
+    key is named with its file and the nearest known one.
+    """
+    file = find_config(path)
+    try:
+        tables = tomllib.loads(file.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{file}: not valid TOML: {error}") from None
+    given = [_parse_override(o) for o in overrides]
+    for keys, value in given:
+        _assign(tables, keys, value)
+    in_settings = {k[1]: v for k, v in given if k[0] == "settings" and len(k) == 2}
+    return build_config(tables, str(path), in_settings)
+
+
+def find_config(path: str) -> Path:
+    """The file a config argument means: a path, or a preset's name."""
+    presets = Path(__file__).parent.parent / "flows" / "configs"
+    for candidate in (Path(path), presets / path, presets / f"{path}.toml"):
+        if candidate.is_file():
+            return candidate
+    names = sorted(p.name for p in presets.glob("*.toml"))
+    raise NotFound(f"config {path!r}: no such file, and no preset of that name; presets: {', '.join(names)}")
+
+
+def build_config(tables: Mapping[str, Any], source: str, in_settings: Mapping[str, Any]) -> Config:
+    """Check the tables of a config and fill in every default."""
+    rest = dict(tables)
+    settings = _settings(rest.pop("settings", {}), in_settings, source)
+    datasets = {n: _dataset(n, t, source) for n, t in rest.pop("datasets", {}).items()}
+    flat = [pair for stage, table in rest.items() for pair in _nodes_of(stage, table, source)]
+    nodes = {name: _node(name, table, source) for name, table in flat}
+    nodes = {name: _with_inputs(node, nodes, datasets, source) for name, node in nodes.items()}
+    return Config(source=source, settings=settings, datasets=datasets, nodes=_in_order(nodes, source))
+
+
+def _settings(table: Mapping[str, Any], in_settings: Mapping[str, Any], source: str) -> Settings:
+    try:
+        # an option beats the environment, the environment beats the file
+        from_file = {k: v for k, v in table.items() if f"GAZEFLOW_{k.upper()}" not in os.environ}
+        return Settings(**from_file | dict(in_settings))
+    except ValidationError as error:
+        raise _explained(error, Settings, f"{source} [settings]") from None
+
+
+def _dataset(name: str, table: Mapping[str, Any], source: str) -> DatasetConfig:
+    missing = {"format", "path"} - table.keys()
+    if missing:
+        raise InvalidInput(f"{source} [datasets.{name}]: expected format and path, {sorted(missing)} not there")
+    options = {k: v for k, v in table.items() if k not in ("format", "path", "generate")}
+    return DatasetConfig(
+        format=table["format"], path=str(table["path"]), generate=table.get("generate"), options=options
+    )
+
+
+def _nodes_of(name: str, table: Any, source: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """A table and its dotted nodes, each with its parent's keys filled in."""
+    stage = name.split(".")[0]
+    if stage not in stage_names():
+        raise InvalidInput(f"{source}: unknown key {name!r}; {_nearest(stage, [*stage_names(), *RESERVED, 'settings'])}")
+    if not isinstance(table, dict):
+        raise InvalidInput(f"{source}: {name!r}: expected a table, found {table!r}")
+    fields = load_stage(stage).params.model_fields
+    below = {k: v for k, v in table.items() if isinstance(v, dict) and k not in fields and k not in RESERVED}
+    own = {k: v for k, v in table.items() if k not in below}
+    yield name, own
+    for key, override in below.items():
+        yield from _nodes_of(f"{name}.{key}", _merged(own, override), source)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for key, value in over.items():
+        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both
+
+
+def _node(name: str, table: dict[str, Any], source: str) -> Node:
+    stage = load_stage(name.split(".")[0])
+    given = {k: v for k, v in table.items() if k not in RESERVED}
+    try:
+        params = stage.params.model_validate(given).model_dump(mode="json")
+    except ValidationError as error:
+        raise _explained(error, stage.params, f"{source} [{name}]") from None
+    listed = {key: {r: [v] if isinstance(v, str) else list(v) for r, v in table.get(key, {}).items()} for key in RESERVED}
+    for key, roles in (("inputs", stage.inputs), ("datasets", stage.datasets)):
+        for role in listed[key]:
+            if role not in roles:
+                raise InvalidInput(f"{source} [{name}] {key}: unknown role {role!r}; {_nearest(role, roles)}")
+    return Node(name=name, stage=stage.name, params=params, **listed)
+
+
+def _with_inputs(node: Node, nodes: Mapping[str, Node], datasets: Mapping[str, Any], source: str) -> Node:
+    """The node with its default inputs, all names checked."""
+    stage: Stage = load_stage(node.stage)
+    inputs = {role: node.inputs.get(role, [i.node]) for role, i in stage.inputs.items()}
+    for role, names in inputs.items():
+        for name in names:
+            if name not in nodes:
+                raise InvalidInput(f"{source} [{node.name}] input {role}: no node {name!r}; {_nearest(name, nodes)}")
+            if nodes[name].stage != stage.inputs[role].kind:
+                raise InvalidInput(
+                    f"{source} [{node.name}] input {role}: expected a node of stage {stage.inputs[role].kind}, "
+                    f"found {name!r} of stage {nodes[name].stage}"
+                )
+        if len(names) != 1 and not stage.inputs[role].many:
+            raise InvalidInput(f"{source} [{node.name}] input {role}: expected one node, found {names}")
+    for role in stage.datasets:
+        if not node.datasets.get(role):
+            raise InvalidInput(f"{source} [{node.name}]: expected `datasets.{role} = \"...\"`, found none")
+        for name in node.datasets[role]:
+            if name not in datasets:
+                raise InvalidInput(f"{source} [{node.name}] dataset {role}: no [datasets.{name}]; {_nearest(name, datasets)}")
+    return node.model_copy(update={"inputs": inputs})
+
+
+def _in_order(nodes: dict[str, Node], source: str) -> dict[str, Node]:
+    """Nodes with inputs first. Stages cannot form a ring, since each input has another kind."""
+    ordered: dict[str, Node] = {}
+    while len(ordered) < len(nodes):
+        ready = [n for n in nodes.values() if n.name not in ordered and all(p in ordered for r in n.inputs.values() for p in r)]
+        if not ready:
+            raise InvalidInput(f"{source}: the nodes {sorted(nodes.keys() - ordered)} need each other in a ring")
+        ordered |= {n.name: n for n in ready}
+    return ordered
+
+
+def _parse_override(text: str) -> tuple[list[str], Any]:
+    path, equals, value = text.partition("=")
+    keys = [k.strip() for k in path.split(".")]
+    if not equals or len(keys) < 2 or not all(keys):
+        raise InvalidInput(f"--set {text!r}: expected TABLE.KEY=VALUE, such as student.epochs=3")
+    try:
+        return keys, tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return keys, value.strip()
+
+
+def _assign(tables: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        tables = tables.setdefault(key, {})
+        if not isinstance(tables, dict):
+            raise InvalidInput(f"--set {'.'.join(keys)}: {key!r} is a value, not a table")
+    tables[keys[-1]] = value
+
+
+def _explained(error: ValidationError, model: type[BaseModel], where: str) -> InvalidInput:
+    """The first thing wrong, in our own words: which key, what was expected, what is near."""
+    first = error.errors()[0]
+    key = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, first["loc"][:-1])
+        return InvalidInput(f"{where}: unknown key {key!r}; {_nearest(str(first['loc'][-1]), known)}")
+    return InvalidInput(f"{where}: {key}: {first['msg']}, found {first.get('input')!r}")
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    for part in loc:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+
+
+def config_bytes(config: Config) -> bytes:
+    """The whole config as canonical JSON, to hand to another process or keep in a run's record."""
+    return canonical_json(config.model_dump(mode="json"))

@@ -1,0 +1,1 @@
+"""Pictures and HTML: views of results, made without a display and without a clock, so that they repeat."""
