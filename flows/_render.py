@@ -90,7 +90,8 @@ def verify(found: dict[str, Any]) -> str:
         return f"{found['ref']}: {how} of {found['members']} members are as the manifest promises{more}"
     rows = table(found["damaged"], ["member", "shard", "problem"])
     count = len(found["damaged"])
-    return f"{found['ref']}: {count} of {found['members']} members are damaged\n{rows}\nnext: gazeflow rerun {found['node']} --damaged"
+    told = f"{found['ref']}: {count} of {found['members']} members are damaged"
+    return f"{told}\n{rows}\nnext: gazeflow rerun {found['node']} --damaged"
 
 
 def preview(found: dict[str, Any]) -> str:

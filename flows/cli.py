@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,7 @@ def run(
         config=config, set=set_ or [], only=only, from_=from_, until=until, force=force or [], rehash=rehash,
         command=_typed(),
     )  # fmt: skip
-    _run("pipeline", options)
+    _run(_pipeline, options)
 
 
 @app.command
@@ -62,7 +63,7 @@ def rerun(
         node=node, config=config, set=set_ or [], shards=shards, failed=failed, damaged=damaged, only=only,
         command=_typed(),
     )  # fmt: skip
-    _run("node", options)
+    _run(_node, options)
 
 
 @app.command
@@ -148,10 +149,22 @@ def main() -> None:
         sys.exit(130)
 
 
-def _run(flow: str, options: Any) -> None:
+def _pipeline() -> Any:
+    from flows.pipeline import pipeline
+
+    return pipeline
+
+
+def _node() -> Any:
+    from flows.node import node
+
+    return node
+
+
+def _run(load: Callable[[], Any], options: Any) -> None:
     from tasks._session import run_flow
 
-    print(_render.run(run_flow(flow, options)))
+    print(_render.run(run_flow(load, options)))
 
 
 def _show(found: Any, render: Any, as_json: bool) -> None:

@@ -102,13 +102,19 @@ def refit_readout(maps: Tensor, targets: Tensor, iterations: int = 200) -> Linea
 
 
 class CommonReadout(nn.Module):
-    """A 1x1 convolution over all channels of the taps, each resized and summed, with one bias."""
+    """A 1x1 convolution over all channels of the taps, each resized and summed, with one bias.
+
+    `channels` are those of the taps; `fit` sets the weights, which no other training touches.
+    """
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.channels = list(channels)
-        self.weight = nn.Parameter(torch.zeros(sum(channels)), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.register_buffer("weight", torch.zeros(sum(channels)))
+        self.register_buffer("bias", torch.zeros(()))
 
     def forward(self, taps: Sequence[Tensor], size: int) -> Tensor:
         """Return logits [B, size, size], float32, for taps [B, C_k, s_k, s_k]."""

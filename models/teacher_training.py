@@ -112,24 +112,36 @@ class TeacherTrainer:
         return value
 
     def evaluate(self, batches: Iterable[TeacherBatch]) -> float:
-        """Give the mean correlation (CC) of the averaged teacher's densities with the batches' own."""
+        """Give the mean correlation (CC) of the averaged teacher's densities with the batches' own.
+
+        Images that nobody looked at, whose maps are uniform, are left out.
+
+        Raises:
+            ValueError: no image is left.
+        """
         scores: list[NDArray[np.float64]] = []
         for batch in batches:
             predicted = self.averaged.density(self._images(batch), DTYPES[self.recipe.dtype])
             scores.append(correlation(predicted.cpu().numpy(), batch.density.cpu().numpy()))
-        return float(np.mean(np.concatenate(scores)))
+        known = [score for batch_scores in scores for score in batch_scores if not math.isnan(score)]
+        if not known:
+            raise ValueError(
+                "teacher validation: expected at least one image with fixations, found none; there is no score. Hold"
+                " more images out, or leave the validation away."
+            )
+        return float(np.mean(known))
 
     def keep_if_best(self, score: float) -> bool:
         """Remember the averaged weights if the score beats every earlier one: early stopping without stopping."""
         if not score > self.best_score:
             return False
         self.best_score = score
-        self.best = {name: value.clone() for name, value in self.averaged.state_dict().items()}
+        self.best = {name: _plain(value) for name, value in self.averaged.state_dict().items()}
         return True
 
     def result(self) -> dict[str, Tensor]:
         """Give the weights to publish: those of the best score, or the averaged ones where none was kept."""
-        return self.best or self.averaged.state_dict()
+        return {name: _plain(value) for name, value in (self.best or self.averaged.state_dict()).items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give all that a resumed run needs: tensors by flat name, and a value that JSON can hold."""
@@ -139,7 +151,8 @@ class TeacherTrainer:
             for moment, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{moment}.{name}"] = value
         best = self.best_score if self.best else None
-        return {k: v.detach().clone() for k, v in tensors.items()}, {"steps": self.steps_done, "best_score": best}
+        meta = {"steps": self.steps_done, "best_score": best}
+        return {name: _plain(value) for name, value in tensors.items()}, meta
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go back to a state that `state` gave, under the same config and recipe.
@@ -202,6 +215,11 @@ def _groups(teacher: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Copy a tensor into the plain memory format that checkpoint files hold."""
+    return value.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _like(value: Tensor, parameter: Tensor, moment: str) -> Tensor:

@@ -134,9 +134,12 @@ class StudentTrainer:
         return {name: value.detach() for name, value in losses.items()}
 
     def _learn_views(self, batch: StudentBatch) -> dict[str, Tensor]:
-        views = [self._colour(view, number) for number, view in enumerate(batch.views)]
+        # cat keeps the memory layout, which stack would not
+        views = torch.cat([self._colour(view, number) for number, view in enumerate(batch.views)])
         with self._autocast():
-            losses = self.student.view_losses(torch.stack(views), batch.labels, self.recipe.temperature)
+            losses = self.student.view_losses(
+                views.unflatten(0, (2, -1)), batch.labels, self.recipe.temperature
+            )
         (losses["contrastive"] + losses["probe"]).backward()
         return losses
 
@@ -206,28 +209,27 @@ class StudentTrainer:
             if path.startswith("optimizer/"):
                 _, name, key = path.split("/")
                 # A moment takes its parameter's memory layout, which the fused kernels rely on.
-                like = value if value.ndim == 0 else trained[name]
+                like = value if key == "step" else trained[name]
                 moment = torch.empty_like(like, dtype=value.dtype, device=self.device, requires_grad=False)
                 self.optimizer.state[trained[name]][key] = moment.copy_(value)
 
     def _expect_fitting(self, own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-        """Compare the shapes of `tensors` with the student's; an optimiser's scalars count its steps."""
-        expected = {f"student/{name}": value.shape for name, value in own.items()}
-        moments = {name: parameter.shape for name, parameter in self._trained().items()}
-        for path, value in tensors.items():
-            if path.startswith("optimizer/") and value.ndim > 0:
-                expected[path] = moments.get(path.split("/")[1], torch.Size())
+        expected = {f"student/{name}": tuple(value.shape) for name, value in own.items()}
+        trained = self._trained()
+        for path in tensors:
+            head, _, rest = path.partition("/")
+            name, _, key = rest.partition("/")
+            if head == "optimizer" and name in trained:
+                expected[path] = () if key == "step" else tuple(trained[name].shape)
+        found = {path: tuple(value.shape) for path, value in tensors.items()}
         wrong = sorted(
-            path
-            for path in expected.keys() | tensors.keys()
-            if path not in tensors or expected.get(path, torch.Size()) != tensors[path].shape
+            path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path)
         )
         if wrong:
-            found = tuple(tensors[wrong[0]].shape) if wrong[0] in tensors else "none"
             raise ValueError(
                 f"checkpoint: {len(wrong)} tensors do not fit the student, first {wrong[0]}: expected shape "
-                f"{tuple(expected.get(wrong[0], ()))}, found {found}; nothing was restored; resume with the "
-                "config that wrote it"
+                f"{expected.get(wrong[0], 'none')}, found {found.get(wrong[0], 'none')}; nothing was "
+                "restored; resume with the config that wrote it"
             )
 
     def _trained(self) -> dict[str, nn.Parameter]:

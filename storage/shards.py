@@ -136,7 +136,10 @@ def read_png(tar: bytes | memoryview, offset: int, size: int, digest: str, where
     """One map's PNG out of a tar by its index row. Raises Integrity when the bytes are not the row's."""
     data = bytes(tar[offset : offset + size])
     if len(data) != size or sha256(data) != digest:
-        raise Integrity(f"{where}: expected {size} bytes with SHA-256 {digest} at {offset}; run `gazeflow verify --deep`")
+        raise Integrity(
+            f"{where}: expected {size} bytes with SHA-256 {digest} at offset {offset}, found others; the map was not "
+            "used. Run `gazeflow verify --deep`"
+        )
     return data
 
 

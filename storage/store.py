@@ -68,15 +68,23 @@ class Store:
     def versions(self, kind: str) -> list[Version]:
         """All versions of a kind, sorted by name."""
         names = [c[:-1] for c in self.backend.children(f"artifacts/{kind}/") if c.endswith("/")]
-        return [self.version(kind, n) for n in names if _VERSION.fullmatch(n)]
+        found = [self._version(kind, n) for n in names if _VERSION.fullmatch(n)]
+        return [v for v in found if v is not None]
 
     def version(self, kind: str, name: str) -> Version:
         """One version with its state. Raises NotFound when nobody ever opened it."""
+        found = self._version(kind, name)
+        if found is None:
+            raise NotFound(f"{kind}@{name}: no such version in {self.backend.url}; see `gazeflow versions {kind}`")
+        return found
+
+    def _version(self, kind: str, name: str) -> Version | None:
+        """One version, or None where there is only the folder of one that is just being opened."""
         found = set(self.backend.children(f"artifacts/{kind}/{name}/"))
+        if "attempt.json" not in found:
+            return None
         if "manifest.json" in found:
             return Version(kind, name, "complete")
-        if "attempt.json" not in found:
-            raise NotFound(f"{kind}@{name}: no such version in {self.backend.url}; see `gazeflow versions {kind}`")
         return Version(kind, name, "closed" if "closed.json" in found else "open")
 
     def of_key(self, kind: str, key_digest: str) -> list[Version]:
@@ -85,8 +93,9 @@ class Store:
         found = []
         for child in self.backend.children(f"artifacts/{kind}/"):
             match = _VERSION.fullmatch(child.rstrip("/"))
-            if match and match[1] == prefix and self.backend.size(f"artifacts/{kind}/{child}attempt.json"):
-                found.append(self.version(kind, match[0]))
+            version = self._version(kind, match[0]) if match and match[1] == prefix else None
+            if version is not None:
+                found.append(version)
         for version in found[:1]:
             other = self.attempt(version).key.digest()
             if other != key_digest:

@@ -29,10 +29,10 @@ def unpack(data: bytes, what: str) -> dict[str, Tensor]:
         raise Integrity(f"{what}: expected safetensors, found something else ({error}); it was not used") from None
 
 
-def load_weights(store: Store, manifest: Manifest, module: torch.nn.Module, name: str = "checkpoint.safetensors") -> None:
+def load_weights(store: Store, manifest: Manifest, module: torch.nn.Module) -> None:
     """Fill a module with a version's weights. Raises Integrity when they are of another network."""
-    where = f"{manifest.kind}@{manifest.version} {name}"
-    tensors = unpack(store.read(manifest.member(name)), where)
+    where = f"{manifest.kind}@{manifest.version} checkpoint.safetensors"
+    tensors = unpack(store.read(manifest.member("checkpoint.safetensors")), where)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

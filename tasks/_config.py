@@ -152,7 +152,8 @@ def _nodes_of(name: str, table: Any, source: str) -> Iterable[tuple[str, dict[st
     """A table and its dotted nodes, each with its parent's keys filled in."""
     stage = name.split(".")[0]
     if stage not in stage_names():
-        raise InvalidInput(f"{source}: unknown key {name!r}; {_nearest(stage, [*stage_names(), *RESERVED, 'settings'])}")
+        known = [*stage_names(), "datasets", "settings"]
+        raise InvalidInput(f"{source}: unknown key {name!r}; {_nearest(stage, known)}")
     if not isinstance(table, dict):
         raise InvalidInput(f"{source}: {name!r}: expected a table, found {table!r}")
     fields = load_stage(stage).params.model_fields
@@ -177,12 +178,16 @@ def _node(name: str, table: dict[str, Any], source: str) -> Node:
         params = stage.params.model_validate(given).model_dump(mode="json")
     except ValidationError as error:
         raise _explained(error, stage.params, f"{source} [{name}]") from None
-    listed = {key: {r: [v] if isinstance(v, str) else list(v) for r, v in table.get(key, {}).items()} for key in RESERVED}
+    listed = {key: {role: _listed(names) for role, names in table.get(key, {}).items()} for key in RESERVED}
     for key, roles in (("inputs", stage.inputs), ("datasets", stage.datasets)):
         for role in listed[key]:
             if role not in roles:
                 raise InvalidInput(f"{source} [{name}] {key}: unknown role {role!r}; {_nearest(role, roles)}")
     return Node(name=name, stage=stage.name, params=params, **listed)
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _with_inputs(node: Node, nodes: Mapping[str, Node], datasets: Mapping[str, Any], source: str) -> Node:
@@ -205,7 +210,8 @@ def _with_inputs(node: Node, nodes: Mapping[str, Node], datasets: Mapping[str, A
             raise InvalidInput(f"{source} [{node.name}]: expected `datasets.{role} = \"...\"`, found none")
         for name in node.datasets[role]:
             if name not in datasets:
-                raise InvalidInput(f"{source} [{node.name}] dataset {role}: no [datasets.{name}]; {_nearest(name, datasets)}")
+                near = _nearest(name, datasets)
+                raise InvalidInput(f"{source} [{node.name}] dataset {role}: no [datasets.{name}]; {near}")
     return node.model_copy(update={"inputs": inputs})
 
 
@@ -213,7 +219,8 @@ def _in_order(nodes: dict[str, Node], source: str) -> dict[str, Node]:
     """Nodes with inputs first. Stages cannot form a ring, since each input has another kind."""
     ordered: dict[str, Node] = {}
     while len(ordered) < len(nodes):
-        ready = [n for n in nodes.values() if n.name not in ordered and all(p in ordered for r in n.inputs.values() for p in r)]
+        left = [n for n in nodes.values() if n.name not in ordered]
+        ready = [n for n in left if all(p in ordered for parents in n.inputs.values() for p in parents)]
         if not ready:
             raise InvalidInput(f"{source}: the nodes {sorted(nodes.keys() - ordered)} need each other in a ring")
         ordered |= {n.name: n for n in ready}

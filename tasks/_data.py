@@ -272,10 +272,7 @@ def student_batch(
 ) -> StudentBatch:
     """A batch as the trainer takes it: two crops, the whole image, and its label at the student's size."""
     samples = [data.sample(*p) for p in places]
-    views = [
-        [contrastive_view(s.pixels, np.random.default_rng((seed, epoch, view, key_hash(s.key))), size, area) for s in samples]
-        for view in (0, 1)
-    ]
+    views = [[_view(s, number, size, area, seed, epoch) for s in samples] for number in (0, 1)]
     points = [points_at(s.attention, size) for s in samples]
     longest = max((len(p) for p in points), default=0)
     padded = np.zeros((len(samples), longest, 2), np.int64)
@@ -291,6 +288,14 @@ def student_batch(
         points_mask=torch.from_numpy(mask),
         labelled=torch.ones(len(samples), dtype=torch.bool),
     )
+
+
+def _view(
+    sample: Sample, number: int, size: int, area: tuple[float, float], seed: int, epoch: int
+) -> NDArray[np.uint8]:
+    """One of a sample's crops, by a random stream of its own."""
+    rng = np.random.default_rng((seed, epoch, number, key_hash(sample.key)))
+    return contrastive_view(sample.pixels, rng, size, area)
 
 
 def _channels_first(images: NDArray[np.uint8]) -> torch.Tensor:

@@ -183,7 +183,8 @@ def _check_failures(order: Order, context: Context, result: Result) -> None:
             "raise settings.max_failed_share"
         )
     if result.failed:
-        context.log(f"WARNING {order.node}: {result.failed} of {total} images are broken: {'; '.join(result.errors[:5])}")
+        named = "; ".join(result.errors[:5])
+        context.log(f"WARNING {order.node}: {result.failed} of {total} images are broken: {named}")
 
 
 def _context(order: Order, report: Report) -> Context:

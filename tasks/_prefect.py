@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from prefect import Task, get_run_logger
 from prefect.artifacts import (
@@ -120,7 +119,7 @@ def _gathered(futures: dict[str, PrefectFuture[str]]) -> dict[str, str]:
     """All refs, once every node has ended. Raises the first failure; one that only followed from it is left out."""
     for future in futures.values():
         future.wait()
-    errors = []
+    errors: list[BaseException] = []
     for future in futures.values():
         found = future.result(raise_on_failure=False)
         if isinstance(found, BaseException):
@@ -202,7 +201,7 @@ def _make_all_shards(order: Order, child: Child, page: _Page, batch_size: int, s
     while todo:
         batch = todo[:batch_size]
         try:
-            _shards_task(order, child, page, batch, seconds)()
+            _shards_task(order, child, page, batch, seconds)()  # type: ignore[unused-coroutine]  # a sync task
         except ChildDied as error:
             deaths[page.shard] = deaths.get(page.shard, 0) + 1
             page.report(Event(kind="log", text=f"WARNING shard {page.shard}: try {deaths[page.shard]}: {error}"))
@@ -212,8 +211,8 @@ def _make_all_shards(order: Order, child: Child, page: _Page, batch_size: int, s
     lost = sorted(n for n, tries in deaths.items() if tries >= _DEATHS_PER_SHARD)
     if lost:
         raise GazeflowError(
-            f"{order.node}: the shards {lost} killed their process {_DEATHS_PER_SHARD} times each; all others are done. "
-            f"Look at their images, then `gazeflow rerun {order.node} --shards {','.join(map(str, lost))}`"
+            f"{order.node}: the shards {lost} killed their process {_DEATHS_PER_SHARD} times each; all others are "
+            f"done. Look at their images, then `gazeflow rerun {order.node} --shards {','.join(map(str, lost))}`"
         )
 
 
@@ -238,7 +237,7 @@ class _Page:
     def __init__(self, node: str, session: Session) -> None:
         self._node = node
         self._session = session
-        self._progress: UUID | None = None
+        self._progress: Any = None  # the artifact's id
         self._shown = 0.0
         self._total = self._done = 0
         self.shard = -1  # the shard under way
@@ -281,7 +280,7 @@ class _Page:
 
     def _show_progress(self, key: str, percent: float, last: bool) -> None:
         if self._progress is None:
-            self._progress = create_progress_artifact(percent, key=f"{key}-progress", description=self._node)  # type: ignore[assignment]
+            self._progress = create_progress_artifact(percent, key=f"{key}-progress", description=self._node)
         elif last or time.monotonic() - self._shown > _PROGRESS_SECONDS:
             update_progress_artifact(self._progress, percent)
         else:

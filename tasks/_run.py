@@ -107,7 +107,8 @@ def redo_shards(config: Config, options: NodeOptions) -> list[int] | None:
         store = Store.open(config.settings.store)
         found = sorted({d.shard for d in damaged(store.backend, manifest, deep=True) if d.shard is not None})
     if not found:
-        raise NotFound(f"{options.node}: no {'failed' if options.failed else 'damaged'} shard in {manifest.kind}@{manifest.version}; nothing to do")
+        what = "failed" if options.failed else "damaged"
+        raise NotFound(f"{options.node}: no {what} shard in {manifest.kind}@{manifest.version}; nothing to do")
     return found
 
 

@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from storage.errors import Transient
 from tasks._inspect import finished_run
@@ -21,37 +21,42 @@ from tasks._run import NodeOptions, PipelineOptions, chosen_config
 from tasks._stage import Event
 
 _START_SECONDS = 120
+_LINE_SECONDS = 10  # between two lines of one node's progress
+
+Flow = Callable[[Any], dict[str, str]]
+Show = Callable[[str, Event], None]
 
 
-def run_flow(name: Literal["pipeline", "node"], options: PipelineOptions | NodeOptions) -> dict[str, Any]:
-    """Run one of our flows in this process and say what came of it.
+def run_flow(load: Callable[[], Flow], options: PipelineOptions | NodeOptions) -> dict[str, Any]:
+    """Run a flow in this process and say what came of it.
 
-    Without PREFECT_API_URL a server of our own runs beside it and ends with it.
+    `load` imports the flow, once Prefect's settings are made. Without PREFECT_API_URL a server of our own runs
+    beside it and ends with it.
     """
     config = chosen_config(options.config, options.set)  # wrong input is told before anything starts
     os.environ.update(_quiet() | os.environ)
     with _server(), _terminal() as show:
-        from flows.node import node
-        from flows.pipeline import pipeline
         from tasks._prefect import SESSION, Session
 
+        flow = load()
         session = Session(threading.Event(), show)
         token = SESSION.set(session)
         try:
             with _stop_on_signal(session.cancel):
-                refs = pipeline(options) if isinstance(options, PipelineOptions) else node(options)
+                refs = flow(options)
         finally:
             SESSION.reset(token)
+            _drain()
     return finished_run(config, refs)
 
 
 def _quiet() -> dict[str, str]:
-    """Prefect's settings unless the user has others: its home beside the store, telemetry off, few words."""
+    """Prefect's settings unless the user has others: its home beside the store, telemetry off, its log on its pages."""
     return {
         "PREFECT_HOME": str(Path(".gazeflow/prefect").absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # its pages keep the log, we tell the terminal
         "PREFECT_CLI_PROMPT": "false",
     }
 
@@ -82,6 +87,16 @@ def _server() -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _drain() -> None:
+    """Send Prefect what it has queued, while its server is still there to take it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    with contextlib.suppress(Exception):  # history only; the store has what matters
+        APILogHandler().flush()
+        EventsWorker.drain_all(timeout=10)
 
 
 def _free_port() -> int:
@@ -122,13 +137,20 @@ def _stop_on_signal(cancel: threading.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminal() -> Iterator[Any]:
+def _terminal() -> Iterator[Show]:
     """Progress bars on a terminal, plain lines elsewhere, on standard error."""
     if not sys.stderr.isatty():
         yield _plain_lines()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
@@ -151,7 +173,7 @@ def _terminal() -> Iterator[Any]:
         yield show
 
 
-def _plain_lines() -> Any:
+def _plain_lines() -> Show:
     began: dict[str, float] = {}
     told: dict[str, float] = {}
 
@@ -159,11 +181,17 @@ def _plain_lines() -> Any:
         now = time.monotonic()
         if event.kind == "log":
             print(f"{node}: {event.text}", file=sys.stderr, flush=True)
-        elif event.kind == "progress" and (event.done >= event.total or now - told.get(node, 0) > 5):
+        elif event.kind == "progress" and (event.done >= event.total or now - told.get(node, 0) > _LINE_SECONDS):
             told[node] = now
-            seconds = now - began.setdefault(node, now)
-            rate = f", {event.done / seconds:.1f}/s, ETA {seconds * (event.total - event.done) / event.done:.0f} s" if seconds and event.done else ""
-            text = f"; {event.text}" if event.text else ""
-            print(f"{node}: {event.done:.0f}/{event.total:.0f} {event.unit}{rate}{text}", file=sys.stderr, flush=True)
+            print(_line(node, event, now - began.setdefault(node, now)), file=sys.stderr, flush=True)
 
     return show
+
+
+def _line(node: str, event: Event, seconds: float) -> str:
+    """Progress as one line: so many of so many, the rate and the time to go once they are known."""
+    line = f"{node}: {event.done:.0f}/{event.total:.0f} {event.unit}"
+    if seconds and event.done:
+        left = seconds * (event.total - event.done) / event.done
+        line += f", {event.done / seconds:.1f}/s, ETA {left:.0f} s"
+    return f"{line}; {event.text}" if event.text else line

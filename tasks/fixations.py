@@ -29,7 +29,8 @@ class FixationsParams(Params):
 
 def plan(inputs: Mapping[str, Sequence[Manifest]], datasets: Mapping[str, Sequence[OpenDataset]]) -> list[Shard]:
     """One shard for each saliency shard; its inputs are that shard's bytes."""
-    return [Shard(r.shard, r.done + r.failed, digest([m.sha256 for m in r.members])) for r in inputs["saliency"][0].shards]
+    source = inputs["saliency"][0].shards
+    return [Shard(r.shard, r.done + r.failed, digest([m.sha256 for m in r.members])) for r in source]
 
 
 def run(context: Context, shards: Iterable[Shard]) -> Iterator[ShardResult]:

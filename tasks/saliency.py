@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,9 +25,7 @@ from tasks._stage import Context, Input, Params, Result, Shard, Sharded, ShardRe
 if TYPE_CHECKING:
     from models.teacher import Teacher
 
-# Every forward pass has exactly so many images, the last of a shard filled up with black: kernels may round
-# differently at another batch size, and a label must not depend on who was labelled beside it.
-BATCH = {"cpu": 16, "cuda": 128}
+BATCH = 64  # images handed to the teacher at once; its labels do not depend on this
 
 
 class SaliencyParams(Params):
@@ -68,7 +67,7 @@ def run(context: Context, shards: Iterable[Shard]) -> Iterator[ShardResult]:
     p: SaliencyParams = context.params
     teacher = load_teacher(context.store, context.inputs["teacher"][0]).to(p.device)
     layout = torch.channels_last if p.channels_last else torch.contiguous_format
-    teacher = teacher.to(memory_format=layout)  # type: ignore[call-overload]
+    teacher = teacher.to(memory_format=layout)
     for shard in shards:
         yield _label_shard(context, teacher, shard)
 
@@ -76,7 +75,6 @@ def run(context: Context, shards: Iterable[Shard]) -> Iterator[ShardResult]:
 def _label_shard(context: Context, teacher: Teacher, shard: Shard) -> ShardResult:
     p: SaliencyParams = context.params
     dataset = context.datasets["images"][0]
-    batch = BATCH[p.device]
     images = dataset.index.shard(shard.number)
     side = teacher.config.size
 
@@ -87,9 +85,9 @@ def _label_shard(context: Context, teacher: Teacher, shard: Shard) -> ShardResul
         return row_of(item[0], item[1], p.size)
 
     threads = context.settings.decoders
-    ready = ordered_map(decode, images, threads, 4 * batch)
-    maps = _predicted(teacher, ready, batch, p)
-    rows = list(ordered_map(encode, maps, threads, 2 * batch))
+    ready = ordered_map(decode, images, threads, 2 * BATCH)
+    maps = _predicted(teacher, ready, p)
+    rows = list(ordered_map(encode, maps, threads, 2 * BATCH))
     tar, index = write_saliency(rows)
     failed = [r for r in rows if r.error]
     members = [
@@ -119,32 +117,26 @@ def decoded(dataset: OpenDataset, image: Image, side: int) -> Decoded:
 
 
 def _predicted(
-    teacher: Teacher, ready: Iterable[Decoded], batch: int, p: SaliencyParams
+    teacher: Teacher, ready: Iterable[Decoded], p: SaliencyParams
 ) -> Iterator[tuple[Decoded, NDArray[np.float32] | None]]:
-    """Each image with its density, in order; the teacher sees full batches of the good ones."""
-    waiting: list[Decoded] = []
-    for item in ready:
-        waiting.append(item)
-        if sum(w.squashed is not None for w in waiting) == batch:
-            yield from _forward(teacher, waiting, batch, p)
-            waiting = []
-    yield from _forward(teacher, waiting, batch, p)
+    """Each image with its density, in order; None for a broken one."""
+    items = iter(ready)
+    while waiting := list(itertools.islice(items, BATCH)):
+        yield from _forward(teacher, waiting, p)
 
 
 def _forward(
-    teacher: Teacher, items: Sequence[Decoded], batch: int, p: SaliencyParams
+    teacher: Teacher, items: Sequence[Decoded], p: SaliencyParams
 ) -> Iterator[tuple[Decoded, NDArray[np.float32] | None]]:
     import torch
 
     from models.teacher_training import DTYPES
 
     good = [i.squashed for i in items if i.squashed is not None]
-    side = teacher.config.size
-    stacked = np.zeros((batch, side, side, 3), np.uint8)
+    densities: Iterator[NDArray[np.float32]] = iter(())
     if good:
-        stacked[: len(good)] = np.stack(good)
-    pictures = torch.from_numpy(stacked).movedim(-1, 1).to(p.device)
-    densities = iter(teacher.density(pictures, DTYPES[p.dtype]).cpu().numpy()) if good else iter(())
+        pictures = torch.from_numpy(np.stack(good)).movedim(-1, 1).to(p.device)
+        densities = iter(teacher.density(pictures, DTYPES[p.dtype]).cpu().numpy())
     for item in items:
         yield item, None if item.squashed is None else next(densities)
 

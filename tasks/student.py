@@ -87,13 +87,12 @@ def run(context: Context) -> Result:
     weights = trainer.student.state_dict()
     mean = torch.from_numpy(data.mean_density(p.size))
     last = {k: v for k, v in history[-1].items() if k != "epoch"}
+    metrics = {"history": history, "images": len(data), "classes": len(images.index.classes)}
     return Result(
         members=[
             context.attempt.put("checkpoint.safetensors", _checkpoint.pack(weights, p.model_dump(mode="json"))),
             context.attempt.put("mean-label.safetensors", _checkpoint.pack({"density": mean})),
-            context.attempt.put(
-                "metrics.json", pretty_json({"history": history, "images": len(data), "classes": len(images.index.classes)})
-            ),
+            context.attempt.put("metrics.json", pretty_json(metrics)),
         ],
         views=[context.picture("learning-curves.png", curves(history, sorted(last), "Student"))],
         summary=last,
@@ -200,12 +199,12 @@ def _recipe(p: StudentParams, steps: int) -> Any:
 
 def build_student(p: StudentParams, classes: int) -> Any:
     """A student of these params, freshly initialised from the seed."""
-    module = importlib.import_module(f"models.students.{p.model}")
-    config = module.Config(
+    student = importlib.import_module(f"models.students.{p.model}").Student
+    config = student.Config(
         arch=p.arch, width=p.width, stem=p.stem, size=p.size, classes=max(1, classes),
         projection_layers=p.projection_layers, projection_dim=p.projection_dim,
     )  # fmt: skip
-    return module.Student(config, p.seed)
+    return student(config, p.seed)
 
 
 def load_student(store: Store, manifest: Manifest) -> Any:

@@ -89,13 +89,17 @@ def split_held_out(rows: list[Viewed], share: float) -> tuple[list[Viewed], list
 
     ranked = sorted(rows, key=lambda r: (key_hash(r.image.key), r.dataset.name))
     if len(rows) < 4:
-        raise InvalidInput(f"teacher: expected at least 4 images with fixations, found {len(rows)}; nothing was trained")
+        raise InvalidInput(
+            f"teacher: expected at least 4 images with fixations, found {len(rows)}; nothing was trained"
+        )
     count = min(max(2, round(share * len(rows))), len(rows) - 2)
     chosen = {id(r) for r in ranked[:count]}
     return [r for r in rows if id(r) in chosen], [r for r in rows if id(r) not in chosen]
 
 
-def _trained(context: Context, training: list[Viewed], held: list[Viewed]) -> tuple[TeacherTrainer, list[dict[str, Any]]]:
+def _trained(
+    context: Context, training: list[Viewed], held: list[Viewed]
+) -> tuple[TeacherTrainer, list[dict[str, Any]]]:
     from models.teacher import TeacherConfig
     from models.teacher_training import TeacherRecipe, TeacherTrainer
     from tasks import _checkpoint, _data
@@ -153,7 +157,7 @@ def _scored(
     from tasks._data import gaze_of
 
     rows: dict[str, list[dict[str, float]]] = {"teacher": [], "centre_prior": []}
-    examples = []
+    examples: list[Any] = []
     for row, reference in zip(held, references([gaze_of(r.attention) for r in held], p.sigma), strict=True):
         pixels = row.pixels()
         density = predicted(teacher, pixels, p)

@@ -39,7 +39,7 @@ class Backend(Protocol):
         """Remove an object; one that is not there is no error."""
         ...
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         """Return all keys that begin with `prefix` (a folder's ends in "/"), sorted."""
         ...
 

@@ -71,7 +71,7 @@ class LocalBackend:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(key))
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         folder = self.root / prefix.rpartition("/")[0]
         found = []
         for parent, folders, names in os.walk(folder):

@@ -48,9 +48,9 @@ class MemoryBackend:
     def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         return sorted(k for k in list(self._objects) if k.startswith(prefix))
 
     def children(self, prefix: str) -> list[str]:
-        rest = (k[len(prefix) :] for k in self.list(prefix))
+        rest = (k[len(prefix) :] for k in self.keys(prefix))
         return sorted({r.split("/")[0] + "/" * ("/" in r) for r in rest})

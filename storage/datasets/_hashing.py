@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from typing import Protocol, TypeVar
 
 from storage.datasets.base import File, Image, Reader
@@ -16,6 +17,7 @@ Progress = Callable[[int, int], None]
 
 _THREADS = min(8, os.cpu_count() or 1)
 _BATCH = 4096
+_GROUP = 32  # of small files: handing one to a thread costs as much as reading it
 _CHUNK = 1 << 20
 
 
@@ -52,10 +54,13 @@ def hash_parts(
 def _in_order(function: Callable[[T], str], items: list[T], progress: Progress | None) -> Iterator[str]:
     """Map in threads, a bounded number of items at a time, with the results in the order of the items."""
     done, total = 0, sum(item.size for item in items)
+    group = max(1, min(_GROUP, len(items) // (4 * _THREADS)))
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(items), _BATCH):
             batch = items[start : start + _BATCH]
-            for item, result in zip(batch, pool.map(function, batch), strict=True):
+            groups = [batch[at : at + group] for at in range(0, len(batch), group)]
+            results = chain.from_iterable(pool.map(lambda some: [function(item) for item in some], groups))
+            for item, result in zip(batch, results, strict=True):
                 done += item.size
                 if progress:
                     progress(done, total)

@@ -68,6 +68,7 @@ def test_a_state_does_not_change_when_training_goes_on():
     kept = {name: value.clone() for name, value in tensors.items()}
     trainer.step(batch(1))
     assert_equal(tensors, kept)
+    assert all(value.is_contiguous() for value in tensors.values())
 
 
 def test_a_state_of_another_teacher_is_refused():
@@ -95,6 +96,17 @@ def test_evaluate_is_the_mean_correlation_over_images():
         correlation(trainer.averaged.density(b.image, torch.bfloat16).numpy(), b.density.numpy()) for b in batches
     ]
     assert trainer.evaluate(iter(batches)) == pytest.approx(np.concatenate(expected).mean(), abs=1e-3)
+
+
+def test_images_nobody_looked_at_do_not_count():
+    trainer = TeacherTrainer(CONFIG, RECIPE)
+    trainer.step(batch(0))
+    seen = batch(10, 3)
+    unseen = TeacherBatch(seen.image, torch.full_like(seen.density, 1 / 64**2))
+    assert trainer.evaluate([seen, unseen]) == trainer.evaluate([seen])
+    for nothing in ([], [unseen]):
+        with pytest.raises(ValueError, match="at least one image with fixations"):
+            trainer.evaluate(nothing)
 
 
 def test_the_best_weights_are_kept():

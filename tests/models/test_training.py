@@ -16,6 +16,15 @@ RECIPE = Recipe(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Nets this small only wait for one another's threads when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def _batch(seed, size=8, side=32, points=6):
     g = torch.Generator().manual_seed(seed)
 
@@ -100,7 +109,7 @@ def test_what_does_not_fit_is_refused_with_nothing_changed():
         "shape": tensors | {"student/probe.bias": torch.zeros(6)},
         "unknown": tensors | {"student/extra": torch.zeros(6)},
         "moment": tensors | {"optimizer/probe.bias/exp_avg": torch.zeros(6)},
-        "stranger": tensors | {"optimizer/extra/exp_avg": torch.zeros(6)},
+        "stranger": tensors | {"optimizer/extra/step": torch.zeros(())},
     }
     for case in wrong.values():
         with pytest.raises(ValueError, match="nothing was restored"):

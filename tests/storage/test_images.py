@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,7 +21,8 @@ from storage.images import decode_png_gray, decode_rgb, encode_png_gray, image_s
 
 def picture(height: int = 24, width: int = 32) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], axis=2).astype(np.uint8)
+    channels = [x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)]
+    return np.stack(channels, axis=2).astype(np.uint8)
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -114,11 +116,11 @@ def test_harmless_flaws_still_decode() -> None:
     scan = JPEG.index(b"\xff\xda")
     junk = JPEG[:scan] + b"\x00\x00\x00" + JPEG[scan:]  # libjpeg warns: extraneous bytes before a marker
     with pytest.raises(ValueError, match="extraneous"):
-        __import__("simplejpeg").decode_jpeg(junk, strict=True)
+        simplejpeg.decode_jpeg(junk, strict=True)
     assert np.abs(decode_rgb(junk).astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"GIF89a" + bytes(100), b"<html>404</html>", b"RIFF1234WAVEfmt "])
+@pytest.mark.parametrize("data", [b"", b"x", b"GIF89a" + bytes(9), b"<html>404</html>", b"RIFF1234WAVEfmt "])
 def test_other_files_are_refused_by_their_bytes(data: bytes) -> None:
     assert sniff(data) is None
     for function in (decode_rgb, image_size):
@@ -133,7 +135,9 @@ def test_cut_images_are_refused(data: bytes) -> None:
             decode_rgb(data[:size])
 
 
-@pytest.mark.parametrize("data", [bomb_png(60_000, 60_000), bomb_png(10_000, 9_000), bomb_jpeg(65_000, 65_000)])
+@pytest.mark.parametrize(
+    "data", [bomb_png(60_000, 60_000), bomb_png(10_000, 9_000), bomb_jpeg(65_000, 65_000)], ids=len
+)
 def test_bombs_are_refused_by_their_header(data: bytes) -> None:
     with pytest.raises(InvalidInput):
         decode_rgb(data)
@@ -174,13 +178,15 @@ def test_nothing_is_printed_for_broken_images() -> None:
         PNG[:200],
     ]
     code = (
-        "import sys; from storage.errors import GazeflowError; from storage.images import decode_rgb, decode_png_gray\n"
+        "import sys\nfrom storage.errors import GazeflowError\n"
+        "from storage.images import decode_png_gray, decode_rgb\n"
         "for text in sys.argv[1:]:\n"
         "    for decode in (decode_rgb, decode_png_gray):\n"
         "        try: decode(bytes.fromhex(text))\n"
         "        except GazeflowError: pass\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *(p.hex() for p in parts)], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *(part.hex() for part in parts)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

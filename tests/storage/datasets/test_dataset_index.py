@@ -55,7 +55,8 @@ def test_shards_are_cut_in_the_order_of_the_hashed_keys(tmp_path: Path) -> None:
     assert (len(index), index.shards()) == (60, 3)
     images = [image for n in range(3) for image in index.shard(n)]
     assert [len(index.shard(n)) for n in range(3)] == [25, 25, 10]
-    assert [i.key for i in images] == sorted((i.key for i in images), key=lambda k: hashlib.sha256(k.encode()).digest())
+    keys = [image.key for image in images]
+    assert keys == sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())
     assert [i.shard for i in images] == [0] * 25 + [1] * 25 + [2] * 10
     for image in images:
         data = (tmp_path / image.path).read_bytes()
@@ -105,7 +106,8 @@ def test_nothing_new_means_nothing_read(tmp_path: Path) -> None:
     reader = Counting(make_folder(tmp_path))
     first = build_index(reader)
     reader.opened.clear()
-    assert build_index(reader, DatasetIndex.from_parquet(first.to_parquet())).to_parquet() == first.to_parquet()
+    stored = first.to_parquet()
+    assert build_index(reader, DatasetIndex.from_parquet(stored)).to_parquet() == stored
     assert build_index(reader, first) is first
     assert reader.opened == []
     assert build_index(reader, first, shard_size=7).shards() == 9

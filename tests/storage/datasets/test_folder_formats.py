@@ -23,7 +23,8 @@ def listed(reader: Reader) -> dict[str, int]:
 
 
 def test_flat_folder_takes_images_by_name_at_any_depth(tmp_path: Path) -> None:
-    fill(tmp_path, "b.JPG", "a.jpeg", "sub/c.webp", "d.png", "notes.txt", ".hidden.jpg", "__MACOSX/e.jpg", ".git/f.png")
+    fill(tmp_path, "b.JPG", "a.jpeg", "sub/c.webp", "d.png")
+    fill(tmp_path, "notes.txt", ".hidden.jpg", "__MACOSX/e.jpg", ".git/f.png")
     reader = open_dataset("flat_folder", str(tmp_path))
     assert [file.path for file in reader.files()] == ["a.jpeg", "b.JPG", "d.png", "sub/c.webp"]
     assert listed(reader) == {"a": -1, "b": -1, "d": -1, "sub/c": -1}
@@ -34,7 +35,8 @@ def test_images_are_read_as_listed(tmp_path: Path) -> None:
     reader = open_dataset("flat_folder", str(fill(tmp_path, "a.jpg", "empty.jpg")))
     (tmp_path / "empty.jpg").write_bytes(b"")
     images = list(reader.images(lambda file: file.path))
-    assert [(reader.read(image), image.sha256) for image in images] == [(b"a.jpg", "a.jpg"), (b"", "empty.jpg")]
+    assert [reader.read(image) for image in images] == [b"a.jpg", b""]
+    assert [image.sha256 for image in images] == ["a.jpg", "empty.jpg"]
     for content in (b"longer than it was", b"x"):
         (tmp_path / "a.jpg").write_bytes(content)
         with pytest.raises(Integrity, match="expected 5 bytes"):

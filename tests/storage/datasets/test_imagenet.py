@@ -45,10 +45,12 @@ def meta_mat() -> bytes:
 
 
 def devkit_content() -> dict[str, bytes]:
+    home = "ILSVRC2012_devkit_t12"
+    truth = "".join(f"{number}\n" for number in TRUTH).encode()
     return {
-        "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "".join(f"{n}\n" for n in TRUTH).encode(),
-        "ILSVRC2012_devkit_t12/data/meta.mat": meta_mat(),
-        "ILSVRC2012_devkit_t12/readme.txt": b"x",
+        f"{home}/data/ILSVRC2012_validation_ground_truth.txt": truth,
+        f"{home}/data/meta.mat": meta_mat(),
+        f"{home}/readme.txt": b"x",
     }
 
 
@@ -137,10 +139,11 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         open_dataset("imagenet", str(home), split="test")
     with pytest.raises(NotFound, match="devkit_t12"):
         open_dataset("imagenet", str(home), split="val", devkit=str(home / "none")).files()
-    write(home, {"broken/data/meta.mat": b"no", "broken/data/ILSVRC2012_validation_ground_truth.txt": b"1\n"})
+    truth = "broken/data/ILSVRC2012_validation_ground_truth.txt"
+    write(home, {"broken/data/meta.mat": b"no", truth: b"1\n"})
     with pytest.raises(InvalidInput, match="synsets"):
         open_dataset("imagenet", str(home), split="val", devkit=str(home / "broken")).classes()
-    write(home, {"broken/data/meta.mat": meta_mat(), "broken/data/ILSVRC2012_validation_ground_truth.txt": b"9\n"})
+    write(home, {"broken/data/meta.mat": meta_mat(), truth: b"9\n"})
     with pytest.raises(InvalidInput, match="names 9"):
         open_dataset("imagenet", str(home), split="val", devkit=str(home / "broken")).classes()
     write(home, {"train/cats/x.jpg": b"x"})

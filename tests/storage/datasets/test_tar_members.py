@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from storage.datasets._tar import Member, members
 from storage.errors import GazeflowError, Integrity, InvalidInput
 
-CONTENT = {"a.jpg": b"A" * 700, "folder/b.jpg": b"", "c.jpg": b"C" * 512, "x" * 150 + ".jpg": b"long name", "ü.png": b"u"}
+CONTENT = {
+    "a.jpg": b"A" * 700,
+    "folder/b.jpg": b"",
+    "c.jpg": b"C" * 512,
+    "x" * 150 + ".jpg": b"long name",
+    "ü.png": b"u",
+}
 
 
 def make(content: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
@@ -50,7 +56,8 @@ def test_an_empty_tar_has_no_members() -> None:
 @given(st.data())
 def test_a_cut_tar_is_refused_or_whole(data: st.DataObject) -> None:
     whole = make(CONTENT)
-    cut = data.draw(st.one_of(st.integers(0, len(whole)), st.integers(0, len(whole) // 512).map(lambda n: n * 512)))
+    boundaries = st.integers(0, len(whole) // 512).map(lambda block: block * 512)
+    cut = data.draw(st.one_of(st.integers(0, len(whole)), boundaries))
     try:
         assert read(whole[:cut]) == CONTENT
     except Integrity:
