@@ -9,7 +9,7 @@ REAL := .gazeflow/realdata
 TARS := osie nus_scene nus_crowd tinyimagenet50
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo trial test check system kill-loop clean
+.PHONY: help install demo trial test check system golden kill-loop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -43,6 +43,9 @@ check: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+golden: $(STAMP) ## record which code makes which result, after a change to a stage
+	$(BIN)/python tests/golden/golden.py
 
 kill-loop: $(STAMP) ## ten stores, each killed once at a random moment of the demo
 	$(BIN)/python tests/benchmarks/kill_loop.py --runs 10

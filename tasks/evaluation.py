@@ -93,8 +93,9 @@ def _fitted(context: Context, arms: Sequence[Arm], held: HeldOut, how: Arithmeti
     floors = [untrained(a, held, how, p.batch_size) for a in arms if a.name == "guided"]
     fitted = []
     for number, arm in enumerate([*arms, *floors]):
-        context.progress(number, len(arms) + len(floors), "students", f"refitting readouts of {arm.name}, seed {arm.seed}")
         fitted.append((arm, fit_readouts(arm, held, _mean_label(context, arm), how, p.batch_size)))
+        told = f"readouts refitted: {arm.name}, seed {arm.seed}"
+        context.progress(number + 1, len(arms) + len(floors), "students", told)
     return fitted
 
 

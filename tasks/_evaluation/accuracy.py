@@ -23,6 +23,7 @@ STATISTICS = ("contrastive", "all")
 _CROP = 0.875  # share of the shorter side, as SimCLR is evaluated
 
 Hits = NDArray[np.bool_]  # [seeds, images]
+Labelled = tuple[int, dict[int, NDArray[np.uint8]]]  # a class, and the image by size
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def probe_accuracy(
         return Accuracy({}, {}, reason=reason)
     sizes = sorted({a.size for a in arms})
 
-    def load(image: Image) -> tuple[int, dict[int, NDArray[np.uint8]]] | str:
+    def load(image: Image) -> Labelled | str:
         try:
             pixels = decode_rgb(read_verified(dataset, image))
         except InvalidInput as error:
@@ -89,7 +90,7 @@ def _why_none(dataset: OpenDataset, labelled: Sequence[Image], arms: Sequence[Ar
     return ""
 
 
-def _ranks(arms: Sequence[Arm], good: Sequence[tuple[int, dict[int, NDArray[np.uint8]]]], how: Arithmetic) -> NDArray[np.int64]:
+def _ranks(arms: Sequence[Arm], good: Sequence[Labelled], how: Arithmetic) -> NDArray[np.int64]:
     """How many classes score at least as high as the true one, itself left out: 0 is a hit."""
     labels = torch.tensor([label for label, _ in good], device=how.device)
     found = []

@@ -59,7 +59,8 @@ def paired(values: Values, first: str, second: str, metric: str, seed: int) -> T
     a, b = values(first, metric), values(second, metric)
     usable = np.isfinite(a).all(0) & np.isfinite(b).all(0)
     a, b = a[:, usable], b[:, usable]
-    found: Test = {"first": first, "second": second, "metric": metric, "left_out": int((~usable).sum()), "seeds": len(a)}
+    found: Test = {"first": first, "second": second, "metric": metric}
+    found |= {"left_out": int((~usable).sum()), "seeds": len(a)}
     if a.shape[1] < 2:
         return found | {"n": a.shape[1]} | dict.fromkeys(_UNDEFINED)
     t = statistics.paired_t(a.mean(0), b.mean(0))

@@ -20,7 +20,8 @@ def tables_of(context: Context) -> dict[str, list[dict[str, Any]]]:
         for m in manifests
     ]
     datasets = [
-        {"role": role, "name": d.name, "format": d.index.format, "images": len(d.index), "fingerprint": d.index.fingerprint[:16]}
+        {"role": role, "name": d.name, "format": d.index.format, "images": len(d.index)}
+        | {"fingerprint": d.index.fingerprint}
         for role, opened in context.datasets.items()
         for d in opened
     ]

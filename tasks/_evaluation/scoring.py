@@ -105,7 +105,10 @@ def score_images(
             rows.append(found)
         progress(number + 1)
     if len(rows) < 2:
-        raise InvalidInput(f"evaluation: expected at least 2 readable images, found {len(rows)}; first errors: {errors[:3]}")
+        raise InvalidInput(
+            f"evaluation: expected at least 2 readable images, found {len(rows)}; nothing was kept. The first errors: "
+            f"{errors[:3]}"
+        )
     return Table(images, rows, errors)
 
 

@@ -25,10 +25,11 @@ def page(metrics: Metrics, pictures: Mapping[str, bytes], facts: Mapping[str, An
         facts: `version`, `warnings` and `tables` (title -> rows) of the provenance, and `shown`, the keys of the
             montage's images. Whatever comes from data is escaped.
     """
+    montage, spread, forest = (pictures[f"{n}.png"] for n in ("montage", "distributions", "differences"))
     blocks = [
-        ("Where they look", _figure(pictures["montage.png"], sections.montage_caption(facts["shown"]), "")),
-        ("How close to people, image by image", _figure(pictures["distributions.png"], sections.DISTRIBUTIONS, "narrow")),
-        ("What differs", _figure(pictures["differences.png"], sections.DIFFERENCES, "narrow") + sections.tests(metrics)),
+        ("Where they look", _figure(montage, sections.montage_caption(facts["shown"]), "")),
+        ("How close to people, image by image", _figure(spread, sections.DISTRIBUTIONS, "narrow")),
+        ("What differs", _figure(forest, sections.DIFFERENCES, "narrow") + sections.tests(metrics)),
         ("All metrics", sections.alignment(metrics)),
         ("People as the ceiling", sections.ceiling(metrics)),
         ("What the features hold", sections.readouts(metrics)),
@@ -49,10 +50,9 @@ def page(metrics: Metrics, pictures: Mapping[str, bytes], facts: Mapping[str, An
 
 def _figure(png: bytes, caption: str, kind: str) -> str:
     data = base64.b64encode(png).decode()
-    return (
-        f'<figure class="{kind}"><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    text = escape(caption)
+    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+    return f'<figure class="{kind}"><div class="scroll">{image}</div><figcaption>{text}</figcaption></figure>'
 
 
 def _figures(metrics: Metrics) -> str:
@@ -62,8 +62,8 @@ def _figures(metrics: Metrics) -> str:
     bounds = f"{number(primary['low'], 3, True)} to {number(primary['high'], 3, True)}"
     shown = [
         ("Guided, CC", number(cc["guided"]), _seeds(means["guided"])),
-        ("Permuted labels, CC", number(cc["permuted"]), "the control"),
-        ("Difference (primary)", number(primary["difference"], 3, True), bounds),
+        ("Permuted, CC", number(cc["permuted"]), "the control"),
+        ("Difference", number(primary["difference"], 3, True), bounds),
         ("Baseline, CC", number(cc["baseline"]), "stop-gradient"),
         ("Centre prior, CC", number(cc["centre_prior"]), "sees no image"),
         ("Ceiling, CC", number(metrics["ceiling"]["cc"]), "people among themselves"),

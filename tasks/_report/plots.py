@@ -31,7 +31,7 @@ def distributions(values: Callable[[str, str], NDArray[np.float64]]) -> bytes:
     axes.axvline(0, color=RULE, linewidth=1)
     for row, (name, found) in enumerate(scores.items()):
         _ridge(axes, len(scores) - row - 1, name, found, edges)
-    axes.text(1.08, len(scores) - 0.05, "mean", transform=axes.get_yaxis_transform(), ha="right", color=MUTED, fontsize=8)
+    _beside(axes, len(scores) - 0.1, "mean", color=MUTED, fontsize=8)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(-0.15, len(scores))
     axes.set_xlabel("correlation with people (CC), one value per image", color=MUTED, fontsize=8.5)
@@ -42,8 +42,7 @@ def _ridge(axes: Axes, base: int, name: str, scores: NDArray[np.float64], edges:
     """A filled histogram standing on its line, as high as its own maximum, with its mean."""
     axes.plot(edges[[0, -1]], [base, base], color=RULE, linewidth=0.8, zorder=1)
     mean = float(scores.mean()) if len(scores) else None
-    beside = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "color": INK, "fontsize": 9}
-    axes.text(1.08, base + 0.32, number(mean), fontweight="bold" if name == "guided" else "normal", **beside)
+    _beside(axes, base + 0.32, number(mean), color=INK, fontsize=9, fontweight="bold" if name == "guided" else "normal")
     if mean is None:
         return
     counts, _ = np.histogram(scores, edges)
@@ -51,6 +50,11 @@ def _ridge(axes: Axes, base: int, name: str, scores: NDArray[np.float64], edges:
     heights = 0.82 * smooth / smooth.max()
     axes.fill_between((edges[:-1] + edges[1:]) / 2, base, base + heights, color=COLOURS[name], alpha=0.75, linewidth=0)
     axes.plot([mean, mean], [base, base + 0.9], color=INK, linewidth=1.3, zorder=3)
+
+
+def _beside(axes: Axes, height: float, text: str, **look: Any) -> None:
+    """Text in the right margin."""
+    axes.text(1.08, height, text, transform=axes.get_yaxis_transform(), ha="right", va="center", **look)
 
 
 def differences(tests: Mapping[str, Any]) -> bytes:
@@ -69,7 +73,7 @@ def differences(tests: Mapping[str, Any]) -> bytes:
         _interval(axes, len(shown) - row - 1, test, primary=test is tests["primary"])
     axes.set_ylim(-0.6, len(shown) - 0.35)
     axes.margins(x=0.12)
-    axes.set_xlabel("difference in CC with 95 % interval; right of 0: guided is closer to people", color=MUTED, fontsize=8.5)
+    axes.set_xlabel("difference in CC, 95 % interval; right of 0 guided is closer to people", color=MUTED, fontsize=8.5)
     return to_png(figure, 2)
 
 
