@@ -1,6 +1,6 @@
 """An attempt at a version: open or resume it, record finished shards and checkpoints, publish it.
 
-Every object is written create-only and named by its content where two writers could differ, so that a run
+Every record but a checkpoint's is written create-only, and members are named by their content, so that a run
 killed anywhere leaves nothing half made, and two runs of one attempt meet without harm.
 """
 
@@ -73,12 +73,21 @@ class OpenAttempt:
 
     def _create(self, name: str, key: str, data: bytes, samples: int) -> Member:
         member = Member(name=name, key=key, bytes=len(data), sha256=sha256(data), samples=samples)
-        if not self.store.backend.create(key, data) and self.store.backend.size(key) != len(data):
-            raise Integrity(
-                f"{key}: expected {len(data)} bytes under this content's name, found "
-                f"{self.store.backend.size(key)}; left as it is. Move that object away and rerun"
-            )
+        if not self.store.backend.create(key, data):
+            self._mend(member, data)
         return member
+
+    def _mend(self, member: Member, data: bytes) -> None:
+        """See that the object under a content's name is that content: one that was damaged is put right."""
+        found = sha256(self.store.backend.get(member.key))
+        if found == member.sha256:
+            return
+        if found[:16] == member.sha256[:16]:
+            raise Integrity(
+                f"{member.key}: expected SHA-256 {member.sha256}, found other bytes with {found}, whose names are the "
+                "same; left as they are. Change any param"
+            )
+        self.store.backend.replace(member.key, data)
 
     def finished(self) -> dict[int, ShardRecord]:
         """Shards of this attempt that are done, by number."""
@@ -118,29 +127,35 @@ class OpenAttempt:
     def save_checkpoint(self, step: int, tensors: bytes, state: dict[str, object]) -> None:
         """Keep a checkpoint in progress: tensors first, then the record that makes it valid."""
         tensors_key = f"{self.folder}/work/step-{step:08d}-{sha256(tensors)[:16]}.safetensors"
-        self.store.backend.create(tensors_key, tensors)
         record = {"step": step, "tensors": tensors_key, "sha256": sha256(tensors), "state": state}
-        self.store.backend.create(f"{self.folder}/work/step-{step:08d}.json", canonical_json(record))
+        # replaced, not created: a checkpoint of this step may be there, and damaged
+        self.store.backend.replace(tensors_key, tensors)
+        self.store.backend.replace(f"{self.folder}/work/step-{step:08d}.json", canonical_json(record))
         self._drop_checkpoints(keep=2)
 
     def last_checkpoint(self) -> tuple[int, bytes, dict[str, object]] | None:
         """The newest checkpoint whose bytes are whole: (step, tensors, state)."""
         for name in reversed(self.store.backend.children(f"{self.folder}/work/")):
-            if name.endswith(".json"):
-                record = json.loads(self.store.backend.get(f"{self.folder}/work/{name}", limit=RECORD_LIMIT))
-                try:
-                    tensors = self.store.backend.get(record["tensors"])
-                except NotFound:
-                    continue
-                if sha256(tensors) == record["sha256"]:
-                    return record["step"], tensors, record["state"]
+            whole = self._checkpoint(f"{self.folder}/work/{name}") if name.endswith(".json") else None
+            if whole:
+                return whole
         return None
+
+    def _checkpoint(self, key: str) -> tuple[int, bytes, dict[str, object]] | None:
+        """A checkpoint by its record, or None when either is damaged or gone."""
+        try:
+            record = json.loads(self.store.backend.get(key, limit=RECORD_LIMIT))
+            step, state = int(record["step"]), dict(record["state"])
+            tensors = self.store.backend.get(record["tensors"])
+        except (NotFound, Integrity, ValueError, KeyError, TypeError):
+            return None
+        return (step, tensors, state) if sha256(tensors) == record.get("sha256") else None
 
     def _drop_checkpoints(self, keep: int) -> None:
         names = self.store.backend.children(f"{self.folder}/work/")
         steps = sorted({n[5:13] for n in names})
         for name in names:
-            if name[5:13] in steps[:-keep]:
+            if name[5:13] in steps[: len(steps) - keep]:
                 self.store.backend.delete(f"{self.folder}/work/{name}")
 
     def publish(self, manifest: Manifest) -> Manifest:
@@ -162,12 +177,12 @@ class OpenAttempt:
                 )
         key = f"{self.folder}/manifest.json"
         if self.store.backend.create(key, manifest.to_bytes()):
-            for name in self.store.backend.children(f"{self.folder}/work/"):
-                self.store.backend.delete(f"{self.folder}/work/{name}")
+            self._drop_checkpoints(keep=0)
             return manifest
         return self.store.manifest(self.version.kind, self.version.name)
 
     def close(self, reason: str) -> None:
         """End the attempt without a version of its own."""
         self.store.backend.create(f"{self.folder}/closed.json", pretty_json({"reason": reason, "closed": now()}))
+        self._drop_checkpoints(keep=0)
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from storage.backends.base import check_key
 from storage.canonical import digest, pretty_json
 from storage.errors import Format
 
 STORE_FORMAT = 1
 RECORD_LIMIT = 64 * 2**20  # bytes; a manifest of 10,000 shards takes about 6 MB
 
-_KEY = re.compile(r"artifacts/[a-z0-9][a-z0-9._-]{0,63}(/[A-Za-z0-9._-]+)+")
+_KEY = re.compile(r"artifacts/[a-z0-9][a-z0-9._-]{0,63}/.+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -35,16 +36,16 @@ class Member(Record):
 
     name: str
     key: str
-    bytes: int
-    sha256: str
-    samples: int = 0
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    samples: int = Field(0, ge=0)
 
     @field_validator("key")
     @classmethod
     def _key_is_ours(cls, key: str) -> str:
-        if not _KEY.fullmatch(key) or ".." in key.split("/"):
+        if not _KEY.fullmatch(key):
             raise ValueError(f"expected artifacts/<kind>/..., found {key[:200]!r}")
-        return key
+        return check_key(key)
 
     @field_validator("name")
     @classmethod
@@ -123,6 +124,14 @@ class Manifest(Record):
     published: str
     producer: Producer
     run: str
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Manifest:
+        names = [m.name for m in (*self.members, *self.views)]
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise ValueError(f"expected every member to have a name of its own, found {twice!r} twice")
+        return self
 
     def result_digest(self) -> str:
         """What two attempts must share to be equal: name and SHA-256 of every result member."""

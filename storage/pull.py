@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from storage.backends import Backend
 from storage.canonical import pretty_json, sha256
-from storage.errors import InvalidInput, NotFound
+from storage.errors import InvalidInput, NotFound, Transient
 from storage.manifest import Manifest, Member
 from storage.verify import check_bytes
 
@@ -25,8 +26,10 @@ def pull(backend: Backend, manifest: Manifest, dest: Path, shards: Sequence[int]
     """
     members = chosen_members(manifest, shards)
     folder = dest / f"{manifest.kind}@{manifest.version}"
-    if folder.is_symlink():
-        raise InvalidInput(f"{folder}: expected a folder, found a link, which is never followed; nothing was copied")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InvalidInput(
+            f"{folder}: expected a folder, found a file or a link, which is never followed; nothing was copied"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).unlink(missing_ok=True)
     copied = [m for m in members if _copy(backend, m, folder)]
@@ -62,8 +65,10 @@ def chosen_members(manifest: Manifest, shards: Sequence[int] | None) -> list[Mem
 def _copy(backend: Backend, member: Member, folder: Path) -> bool:
     """Whether the file had to be copied."""
     path = folder / member.name
-    if path.is_symlink():
-        raise InvalidInput(f"{path}: expected a file, found a link, which is never followed; remove it and pull again")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InvalidInput(
+            f"{path}: expected a file, found a folder or a link, which is never followed; remove it and pull again"
+        )
     if path.is_file() and path.stat().st_size == member.bytes and sha256(path.read_bytes()) == member.sha256:
         return False
     _write(path, check_bytes(member, backend.get(member.key, limit=member.bytes)))
@@ -78,5 +83,12 @@ def _write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Transient(
+                f"{path}: cannot write {len(data)} bytes: {error.strerror}; the files before it are whole. Free "
+                "space, then pull again: it goes on from here"
+            ) from error
+        raise
     finally:
         aside.unlink(missing_ok=True)

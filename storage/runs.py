@@ -14,11 +14,13 @@ from typing import Any
 
 from storage.attempt import now
 from storage.canonical import pretty_json
-from storage.errors import GazeflowError, NotFound
+from storage.errors import Format, GazeflowError, NotFound
 from storage.manifest import RECORD_LIMIT
 from storage.store import Store
 
 REFRESH_SECONDS = 20
+
+_FIELDS = {"id", "command", "host", "pid", "started", "refreshed", "ended", "state", "nodes", "config"}
 
 
 class Run:
@@ -82,9 +84,19 @@ def runs(store: Store) -> list[str]:
 
 
 def read_run(store: Store, run: str) -> dict[str, Any]:
-    """The record of a run. Raises NotFound."""
-    record: dict[str, Any] = json.loads(store.backend.get(f"runs/{run}.json", limit=RECORD_LIMIT))
-    return record
+    """The record of a run. Raises NotFound, and Format when it is damaged."""
+    key = f"runs/{run}.json"
+    try:
+        record = json.loads(store.backend.get(key, limit=RECORD_LIMIT))
+        missing = _FIELDS - record.keys()
+    except (ValueError, AttributeError, RecursionError):
+        missing = _FIELDS
+    if missing:
+        raise Format(
+            f"{store.backend.url}/{key}: expected the record of a run, found none with {sorted(missing)[0]!r}; it was "
+            "left as it is. Delete that file, or give --config"
+        )
+    return dict(record)
 
 
 def last_run(store: Store) -> dict[str, Any]:
@@ -93,6 +105,16 @@ def last_run(store: Store) -> dict[str, Any]:
     if not ids:
         raise NotFound(f"{store.backend.url}: no run yet; start one with `gazeflow run CONFIG` or give --config")
     return read_run(store, ids[-1])
+
+
+def makers(store: Store, ref: str) -> list[dict[str, Any]]:
+    """Records of living runs that are making a version just now."""
+    alive = [r for r in (read_run(store, run) for run in runs(store)[-50:]) if living(r)]
+    return [r for r in alive if {"ref": ref, "state": "running"}.items() <= _last_noted(r, ref).items()]
+
+
+def _last_noted(record: dict[str, Any], ref: str) -> dict[str, Any]:
+    return next((n for n in record["nodes"].values() if n.get("ref") == ref), {})
 
 
 def living(record: dict[str, Any]) -> bool:

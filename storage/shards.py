@@ -80,8 +80,8 @@ def write_saliency(rows: Iterable[SaliencyRow]) -> tuple[bytes, bytes]:
     """Make a saliency shard: (tar of `<key>.saliency.png`, Parquet index), rows in the order given."""
     buffer = io.BytesIO()
     columns: dict[str, list[object]] = {name: [] for name in SALIENCY_SCHEMA.names}
-    # GNU format: as USTAR for short names, and keys of up to 200 bytes still fit
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    # GNU format: as USTAR for short names, and keys of up to 200 bytes still fit; UTF-8 whatever the locale is
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
         for row in rows:
             offset = _add(tar, buffer, f"{row.key}.saliency.png", row.png) if row.png is not None else -1
             values = (
@@ -125,11 +125,12 @@ def read_table(data: bytes, schema: pa.Schema, where: str) -> pa.Table:
     """Read a Parquet shard of ours. Raises Format when it is not Parquet or its columns are not the schema's."""
     try:
         table = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise Format(f"{where}: expected Parquet, found something else ({error}); it was not used") from None
-    if table.schema.names != schema.names:
-        raise Format(f"{where}: expected the columns {schema.names}, found {table.schema.names}; it was not used")
-    return table.cast(schema)
+    if not table.schema.equals(schema):
+        expected, found = ([f"{f.name}: {f.type}" for f in s] for s in (schema, table.schema))
+        raise Format(f"{where}: expected the columns {expected}, found {found}; it was not used")
+    return table
 
 
 def read_png(tar: bytes | memoryview, offset: int, size: int, digest: str, where: str) -> bytes:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 from storage.backends import Backend, open_backend
 from storage.canonical import canonical_json
 from storage.errors import Format, Integrity, InvalidInput, NotFound
 from storage.manifest import RECORD_LIMIT, STORE_FORMAT, Attempt, Manifest, Member, parse
 
-_VERSION = re.compile(r"([0-9a-f]{12})(?:-([1-9][0-9]*))?")
-_REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{4,12}(?:-[1-9][0-9]*)?)")
+_VERSION = re.compile(r"([0-9a-f]{12})(?:-([2-9]|[1-9][0-9]+))?")
+_REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{4,12})(-(?:[2-9]|[1-9][0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Store:
             backend.create("gazeflow.json", canonical_json({"format": STORE_FORMAT}))
         try:
             found = json.loads(backend.get("gazeflow.json", limit=4096))["format"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise Format(
                 f"{backend.url}/gazeflow.json: expected the store's format, found something else; nothing was "
                 "changed. Restore that file, or point GAZEFLOW_STORE at another place"
@@ -113,7 +114,7 @@ class Store:
     def attempt(self, version: Version) -> Attempt:
         """The record that opened a version."""
         key = f"artifacts/{version.kind}/{version.name}/attempt.json"
-        return parse(Attempt, self.backend.get(key, limit=RECORD_LIMIT), key)
+        return _of(version.kind, version.name, parse(Attempt, self.backend.get(key, limit=RECORD_LIMIT), key), key)
 
     def manifest(self, kind: str, name: str) -> Manifest:
         """The record that closed a version. Raises NotFound while it is open."""
@@ -126,7 +127,7 @@ class Store:
                 f"{kind}@{name}: expected a complete version, found one that is {state}; "
                 "run the pipeline again to finish it"
             ) from None
-        return parse(Manifest, data, key)
+        return _of(kind, name, parse(Manifest, data, key), key)
 
     def resolve(self, ref: str) -> Manifest:
         """The manifest a ref `kind@version` names; the version may be shortened to 4 digits if unique.
@@ -136,9 +137,10 @@ class Store:
         match = _REF.fullmatch(ref)
         if not match:
             raise InvalidInput(f"ref {ref!r}: expected KIND@VERSION such as saliency@3f9c0a1b2c3d")
-        kind, wanted = match[1], match[2]
-        exact = [v for v in self.versions(kind) if v.name == wanted]
-        found = exact or [v for v in self.versions(kind) if v.name.startswith(wanted)]
+        kind, digits, attempt = match[1], match[2], match[3]
+        matching = [v for v in self.versions(kind) if v.name.startswith(digits)]
+        numbered = [v for v in matching if v.name[12:] == (attempt or "")]
+        found = numbered if attempt or len(digits) == 12 else matching
         if len(found) != 1:
             names = ", ".join(v.ref for v in found) or "none"
             raise NotFound(
@@ -152,3 +154,16 @@ class Store:
         from storage.verify import check_bytes
 
         return check_bytes(member, self.backend.get(member.key, limit=member.bytes))
+
+
+R = TypeVar("R", Attempt, Manifest)
+
+
+def _of(kind: str, name: str, record: R, key: str) -> R:
+    """The record, if it is of the version in whose folder it lies. Raises Format."""
+    if (record.kind, record.version) != (kind, name):
+        raise Format(
+            f"{key}: expected a record of {kind}@{name}, found one of {record.kind[:80]}@{record.version[:80]}; it was "
+            "not used. Put back the file that belongs there"
+        )
+    return record

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from storage.backends import Backend
 from storage.canonical import sha256
-from storage.errors import GazeflowError, Integrity
+from storage.errors import Integrity, NotFound
 from storage.manifest import Manifest, Member
 
 
@@ -49,6 +49,6 @@ def _problem(backend: Backend, member: Member, deep: bool) -> str | None:
     if deep:
         try:
             check_bytes(member, backend.get(member.key))
-        except GazeflowError as error:
+        except (Integrity, NotFound) as error:  # a Transient one says nothing about the bytes
             return str(error)
     return None

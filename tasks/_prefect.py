@@ -23,7 +23,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
 from storage.errors import GazeflowError, NotFound, Transient
-from storage.runs import Run
+from storage.runs import Run, makers
 from storage.store import Store
 from tasks._child import Call
 from tasks._config import Config
@@ -36,6 +36,7 @@ from tasks._stage import Event, Shard, load_stage
 _DEATHS_PER_SHARD = 3
 _PICTURE_LIMIT = 100_000  # bytes of a PNG shown on a run page
 _PROGRESS_SECONDS = 2.0
+_BESIDE = "is making this version too; both go on, the first to finish publishes and the other adopts it"
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,9 @@ def _make_node(
     reason = "asked for by --force" if done else why_missed(store, key)
     order, attempt = open_order(config, name, key, run.id, reason, forced, redo)
     page.report(Event(kind="log", text=f"making {attempt.version.ref}: {reason}"))
+    for other in makers(store, attempt.version.ref):
+        who = f"WARNING run {other['id']} (process {other['pid']} on {other['host']})"
+        page.report(Event(kind="log", text=f"{who} {_BESIDE}"))
     run.note(name, state="running", ref=attempt.version.ref)
     seconds = config.settings.timeout_hours * 3600
     with Child(session.cancel) as child:

@@ -35,6 +35,7 @@ def run_flow(load: Callable[[], Flow], options: PipelineOptions | NodeOptions) -
     """
     config = chosen_config(options.config, options.set)  # wrong input is told before anything starts
     os.environ.update(_quiet() | os.environ)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes its last folder alone
     with _server(), _terminal() as show:
         from tasks._prefect import SESSION, Session
 
@@ -78,6 +79,7 @@ def _server() -> Iterator[None]:
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     try:
         _wait_until_up(process, port)
+        print(f"watch: http://127.0.0.1:{port}/runs", file=sys.stderr, flush=True)
         yield
     finally:
         del os.environ["PREFECT_API_URL"]

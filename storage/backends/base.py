@@ -7,7 +7,7 @@ from typing import Protocol
 
 from storage.errors import InvalidInput
 
-_PART = re.compile(r"[A-Za-z0-9._-]+")
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
 
 
 class Backend(Protocol):
@@ -40,20 +40,29 @@ class Backend(Protocol):
         ...
 
     def keys(self, prefix: str) -> list[str]:
-        """Return all keys that begin with `prefix` (a folder's ends in "/"), sorted."""
+        """Return all keys that begin with `prefix` ("" or "a/b/" or "a/b/c"), sorted."""
         ...
 
     def children(self, prefix: str) -> list[str]:
-        """Return the names directly below a folder `prefix` ("a/b/"), sorted; folders end in "/"."""
+        """Return the names directly below a folder `prefix` ("" or "a/b/"), sorted; folders end in "/"."""
         ...
 
 
 def check_key(key: str) -> str:
     """Return a store key that is safe as a path. Raises InvalidInput for any other."""
     parts = key.split("/")
-    if len(key) > 900 or any(not _PART.fullmatch(p) or p in (".", "..") for p in parts):
+    if len(key) > 900 or not all(_PART.fullmatch(p) for p in parts):
         raise InvalidInput(
-            f"store key {key[:200]!r}: expected parts of letters, digits, '.', '_', '-' joined by '/', "
-            "none '.' or '..'; nothing was read or written"
+            f"store key {key[:200]!r}: expected parts of letters, digits, '.', '_', '-' joined by '/', none above "
+            "255 characters or beginning with '.'; nothing was read or written"
         )
     return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return the prefix of a listing: empty, or what a key may begin with. Raises InvalidInput for any other."""
+    folder, slash, rest = prefix.rpartition("/")
+    for part in (folder if slash else None, rest or None):
+        if part is not None:
+            check_key(part)
+    return prefix

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.backends.base import check_key
+from storage.backends.base import check_key, check_prefix
 from storage.errors import Integrity, NotFound, Transient
 
 _ASIDE = ".aside"  # half-written files: outside every listing, on the same file system
@@ -45,9 +46,10 @@ class LocalBackend:
 
     def size(self, key: str) -> int | None:
         try:
-            return os.stat(self._path(key)).st_size
+            found = os.stat(self._path(key))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def create(self, key: str, data: bytes | memoryview) -> bool:
         path = self._path(key)
@@ -68,11 +70,11 @@ class LocalBackend:
             self._sync_folder(path.parent)
 
     def delete(self, key: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             os.unlink(self._path(key))
 
     def keys(self, prefix: str) -> list[str]:
-        folder = self.root / prefix.rpartition("/")[0]
+        folder = self.root / check_prefix(prefix).rpartition("/")[0]
         found = []
         for parent, folders, names in os.walk(folder):
             folders[:] = [f for f in folders if f != _ASIDE]
@@ -82,7 +84,7 @@ class LocalBackend:
 
     def children(self, prefix: str) -> list[str]:
         try:
-            entries = list(os.scandir(self.root / prefix))
+            entries = list(os.scandir(self.root / check_prefix(prefix)))
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(e.name + "/" * e.is_dir() for e in entries if e.name != _ASIDE)
@@ -94,7 +96,7 @@ class LocalBackend:
     def _reading(self, key: str) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise NotFound(f"{self.url}/{key}: no such object in the store") from None
 
     @contextlib.contextmanager
@@ -103,7 +105,7 @@ class LocalBackend:
         aside = self.root / _ASIDE / uuid.uuid4().hex
         try:
             aside.parent.mkdir(parents=True, exist_ok=True)
-            self._path(key).parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(self._path(key).parent)
             with open(aside, "xb") as file:
                 file.write(data)
                 file.flush()
@@ -119,6 +121,13 @@ class LocalBackend:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(aside)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and its parents, each durable: a synced file in a folder that is lost is lost."""
+        if not folder.is_dir():
+            self._make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+            self._sync_folder(folder.parent)
 
     def _sync_folder(self, folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY)

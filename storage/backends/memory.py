@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from storage.backends.base import check_key
+from storage.backends.base import check_key, check_prefix
 from storage.errors import Integrity, NotFound
 
 
@@ -49,6 +49,7 @@ class MemoryBackend:
         self._objects.pop(check_key(key), None)
 
     def keys(self, prefix: str) -> list[str]:
+        check_prefix(prefix)
         return sorted(k for k in list(self._objects) if k.startswith(prefix))
 
     def children(self, prefix: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks._report.names import PREDICTORS
+from tasks._report.names import SHORT
 from tasks._report.pictures import INK, MUTED, drawn, heat, new_figure, quantised, thumbnail
 
 COLUMNS = ("teacher", "guided", "permuted", "baseline")
@@ -35,8 +35,7 @@ def choose(scores: NDArray[np.float64], count: int = 6) -> list[int]:
 
 def montage(rows: Sequence[Row]) -> bytes:
     """A row per image: itself, people, teacher, guided, permuted, baseline, each with its CC, as a PNG."""
-    titles = ["Image", "People", *(PREDICTORS[c].removesuffix(" (stop-gradient)") for c in COLUMNS)]
-    titles = [t.replace("Student on permuted labels", "Permuted labels") for t in titles]
+    titles = ["Image", "People", *(SHORT[c] for c in COLUMNS)]
     bands = [_pictures(row) for row in rows]
     heights = [band[0].shape[0] + _FOOT + _GAP for band in bands]
     width, height = len(titles) * (_WIDTH + _GAP) + _GAP, _HEAD + sum(heights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 PREDICTORS = {
     "people": "People (ceiling)",
     "teacher": "Teacher",
@@ -12,6 +14,15 @@ PREDICTORS = {
     "centre_prior": "Centre prior",
     "centre_bias": "Centre bias of the other images",
     "untrained": "Untrained network",
+}
+SHORT = {
+    "people": "People (ceiling)",
+    "teacher": "Teacher",
+    "teacher_small": "Teacher, student's\nresolution",
+    "guided": "Guided student",
+    "permuted": "Permuted labels",
+    "baseline": "Baseline student",
+    "centre_prior": "Centre prior",
 }
 COLOURS = {
     "people": "#3c4654",
@@ -43,16 +54,8 @@ def predictor(name: str) -> str:
     return f"{plain}, {READOUTS[readout]}" if readout else plain
 
 
-def short(name: str) -> str:
-    """The name in a comparison: one or two words."""
-    stem, _, _ = name.partition(".")
-    return {
-        "guided": "guided", "baseline": "baseline", "permuted": "permuted labels", "centre_prior": "centre prior",
-    }.get(stem, stem)  # fmt: skip
-
-
-def comparison(test: dict[str, object]) -> str:
+def comparison(test: Mapping[str, object]) -> str:
     """`guided - baseline, common readout`."""
-    first, second = str(test["first"]), str(test["second"])
-    readout = first.partition(".")[2]
-    return f"{short(first)} − {short(second)}" + (f", {READOUTS[readout]}" if readout else "")
+    first, _, readout = str(test["first"]).partition(".")
+    names = (SHORT[n].lower().removesuffix(" student") for n in (first, str(test["second"]).partition(".")[0]))
+    return " − ".join(names) + (f", {READOUTS[readout]}" if readout else "")

@@ -27,7 +27,7 @@ def page(metrics: Metrics, pictures: Mapping[str, bytes], facts: Mapping[str, An
     """
     montage, spread, forest = (pictures[f"{n}.png"] for n in ("montage", "distributions", "differences"))
     blocks = [
-        ("Where they look", _figure(montage, sections.montage_caption(facts["shown"]), "")),
+        ("Where they look", _figure(montage, sections.montage_caption(facts["shown"]), "wide")),
         ("How close to people, image by image", _figure(spread, sections.DISTRIBUTIONS, "narrow")),
         ("What differs", _figure(forest, sections.DIFFERENCES, "narrow") + sections.tests(metrics)),
         ("All metrics", sections.alignment(metrics)),

@@ -87,8 +87,8 @@ def tests(metrics: Metrics) -> str:
     head = ["Comparison", "", "Difference", "95 % interval", "", "d<sub>z</sub>", "p", "Holm", "Wilcoxon", "Bootstrap"]
     note = (
         "Images are shared, so differences are taken image by image (t-test on the mean over the seeds); better is "
-        "closer to people, which for KLD is lower. Holm's adjustment covers all rows but the first. The bootstrap draws "
-        "seeds and images anew."
+        "closer to people, which for KLD is lower. Holm's adjustment covers all rows but the first. The bootstrap "
+        "draws seeds and images anew."
     )
     return table(head, rows, strong=[0]) + _note(note)
 
@@ -136,8 +136,8 @@ def readouts(metrics: Metrics) -> str:
     note = (
         f"Readouts were fitted on {metrics['held_out_images']} of the evaluation's labelled images, against the "
         "teacher's labels, and scored on the images that people looked at. The common readout is a 1×1 convolution "
-        "over all channels of three stages; the untrained network with it is the floor. Label skill is 1 − KLD / KLD of the "
-        "mean training label, of the student's own readout: 1 is perfect, 0 no better than the mean."
+        "over all channels of three stages; the untrained network with it is the floor. Label skill is 1 − KLD / KLD "
+        "of the mean training label, of the student's own readout: 1 is perfect, 0 no better than the mean."
     )
     head = ["", "CC, own readout", "CC, refitted weights", "CC, common readout", "Label skill"]
     return table(head, rows) + _note(note)
@@ -155,8 +155,8 @@ def accuracy(metrics: Metrics) -> str:
             by_seed = ", ".join(number(v, 2) for v in top1["by_seed"])
             rows.append([names.predictor(arm), label, number(top1["mean"], 2), number(top5["mean"], 2), by_seed])
     head = ["", "Batch statistics", "Top-1 %", "Top-5 %", "Top-1 by seed"]
-    compared = [[f"Guided − baseline, {sets[key]}", *_accuracy_test(test)] for key, test in by_set.items()]
-    test_head = ["Top-1, points", "Difference", "95 % interval", "", "Seeds", "SD; SE guided", "SD; SE baseline"]
+    compared = [[sets[key].capitalize(), *_accuracy_test(test)] for key, test in by_set.items()]
+    test_head = ["Guided − baseline", "Points", "95 % interval", "", "Seeds", "Guided SD; SE", "Baseline SD; SE"]
     note = (
         f"{found['images']} labelled images, their central square. The unit is the seed; both arms are compared under "
         "the same batch statistics. Detectable: the smallest difference that so many seeds with this spread would show "
