@@ -9,41 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.canonical import canonical_json
 from storage.errors import InvalidInput, NotFound
+from tasks._datasets import DatasetConfig
+from tasks._settings import Settings
 from tasks._stage import Params, Stage, load_stage, stage_names
 
 RESERVED = ("inputs", "datasets")
-
-
-class Settings(BaseSettings):
-    """Where and how a run happens; never part of a key. Also read from GAZEFLOW_<NAME>."""
-
-    model_config = SettingsConfigDict(env_prefix="GAZEFLOW_", extra="forbid", frozen=True)
-
-    store: str = Field("file://./.gazeflow/store", description="where artifacts lie: file://PATH")
-    workers: int = Field(2, ge=1, description="nodes that run side by side")
-    shards_per_task: int = Field(16, ge=1, description="shards in one Prefect task run")
-    decoders: int = Field(2, ge=1, description="threads that decode images beside inference")
-    retries: int = Field(2, ge=0, description="times a node is retried after a transient error")
-    retry_seconds: float = Field(10, ge=0, description="pause before the first retry; doubles")
-    timeout_hours: float = Field(72, gt=0, description="longest a node may take")
-    max_failed_share: float = Field(0.001, ge=0, le=1, description="share of broken images a node accepts")
-    checkpoint_seconds: float = Field(60, ge=0, description="training loses at most so much work")
-
-
-class DatasetConfig(BaseModel):
-    """One source of images: its format, where it lies, the format's own options."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: str
-    path: str
-    generate: dict[str, Any] | None = None  # write it procedurally when it is not there
-    options: dict[str, Any] = {}
 
 
 class Node(BaseModel):
@@ -99,7 +73,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     file = find_config(path)
     try:
         tables = tomllib.loads(file.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file}: not valid TOML: {error}") from None
     given = [_parse_override(o) for o in overrides]
     for keys, value in given:
@@ -121,12 +95,24 @@ def find_config(path: str) -> Path:
 def build_config(tables: Mapping[str, Any], source: str, in_settings: Mapping[str, Any]) -> Config:
     """Check the tables of a config and fill in every default."""
     rest = dict(tables)
-    settings = _settings(rest.pop("settings", {}), in_settings, source)
-    datasets = {n: _dataset(n, t, source) for n, t in rest.pop("datasets", {}).items()}
+    settings = _settings(_table(rest.pop("settings", {}), f"{source} [settings]"), in_settings, source)
+    sources = _table(rest.pop("datasets", {}), f"{source} [datasets]")
+    datasets = {n: _dataset(n, t, source) for n, t in sources.items()}
     flat = [pair for stage, table in rest.items() for pair in _nodes_of(stage, table, source)]
     nodes = {name: _node(name, table, source) for name, table in flat}
     nodes = {name: _with_inputs(node, nodes, datasets, source) for name, node in nodes.items()}
     return Config(source=source, settings=settings, datasets=datasets, nodes=_in_order(nodes, source))
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{where}: expected a table, found {value!r}")
+    return value
+
+
+def environment_settings() -> Settings:
+    """The settings where no config is given: GAZEFLOW_* and defaults. Raises InvalidInput."""
+    return _settings({}, {}, "GAZEFLOW_*")
 
 
 def _settings(table: Mapping[str, Any], in_settings: Mapping[str, Any], source: str) -> Settings:
@@ -138,14 +124,19 @@ def _settings(table: Mapping[str, Any], in_settings: Mapping[str, Any], source: 
         raise _explained(error, Settings, f"{source} [settings]") from None
 
 
-def _dataset(name: str, table: Mapping[str, Any], source: str) -> DatasetConfig:
+def _dataset(name: str, given: Any, source: str) -> DatasetConfig:
+    where = f"{source} [datasets.{name}]"
+    table = _table(given, where)
     missing = {"format", "path"} - table.keys()
     if missing:
-        raise InvalidInput(f"{source} [datasets.{name}]: expected format and path, {sorted(missing)} not there")
+        raise InvalidInput(f"{where}: expected format and path, {sorted(missing)} not there")
     options = {k: v for k, v in table.items() if k not in ("format", "path", "generate")}
-    return DatasetConfig(
-        format=table["format"], path=str(table["path"]), generate=table.get("generate"), options=options
-    )
+    try:
+        return DatasetConfig(
+            format=table["format"], path=str(table["path"]), generate=table.get("generate"), options=options
+        )
+    except ValidationError as error:
+        raise _explained(error, DatasetConfig, where) from None
 
 
 def _nodes_of(name: str, table: Any, source: str) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -154,8 +145,7 @@ def _nodes_of(name: str, table: Any, source: str) -> Iterable[tuple[str, dict[st
     if stage not in stage_names():
         known = [*stage_names(), "datasets", "settings"]
         raise InvalidInput(f"{source}: unknown key {name!r}; {_nearest(stage, known)}")
-    if not isinstance(table, dict):
-        raise InvalidInput(f"{source}: {name!r}: expected a table, found {table!r}")
+    table = _table(table, f"{source} [{name}]")
     fields = load_stage(stage).params.model_fields
     below = {k: v for k, v in table.items() if isinstance(v, dict) and k not in fields and k not in RESERVED}
     own = {k: v for k, v in table.items() if k not in below}
@@ -178,7 +168,7 @@ def _node(name: str, table: dict[str, Any], source: str) -> Node:
         params = stage.params.model_validate(given).model_dump(mode="json")
     except ValidationError as error:
         raise _explained(error, stage.params, f"{source} [{name}]") from None
-    listed = {key: {role: _listed(names) for role, names in table.get(key, {}).items()} for key in RESERVED}
+    listed = {key: _roles(table.get(key, {}), f"{source} [{name}] {key}") for key in RESERVED}
     for key, roles in (("inputs", stage.inputs), ("datasets", stage.datasets)):
         for role in listed[key]:
             if role not in roles:
@@ -186,8 +176,13 @@ def _node(name: str, table: dict[str, Any], source: str) -> Node:
     return Node(name=name, stage=stage.name, params=params, **listed)
 
 
-def _listed(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+def _roles(given: Any, where: str) -> dict[str, list[str]]:
+    """Names by role; a single name is a list of one."""
+    roles = {role: [names] if isinstance(names, str) else names for role, names in _table(given, where).items()}
+    for role, names in roles.items():
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise InvalidInput(f"{where}.{role}: expected a name or a list of names, found {names!r}")
+    return roles
 
 
 def _with_inputs(node: Node, nodes: Mapping[str, Node], datasets: Mapping[str, Any], source: str) -> Node:
@@ -208,6 +203,10 @@ def _with_inputs(node: Node, nodes: Mapping[str, Node], datasets: Mapping[str, A
     for role in stage.datasets:
         if not node.datasets.get(role):
             raise InvalidInput(f"{source} [{node.name}]: expected `datasets.{role} = \"...\"`, found none")
+        if stage.datasets[role] == "images" and len(node.datasets[role]) != 1:
+            raise InvalidInput(
+                f"{source} [{node.name}] dataset {role}: expected one data set, found {node.datasets[role]}"
+            )
         for name in node.datasets[role]:
             if name not in datasets:
                 near = _nearest(name, datasets)

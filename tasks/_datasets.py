@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from storage.canonical import canonical_json, digest
 from storage.datasets import open_dataset
@@ -13,7 +14,17 @@ from storage.datasets.base import Reader
 from storage.datasets.index import DatasetIndex, build_index
 from storage.errors import NotFound
 from storage.store import Store
-from tasks._config import DatasetConfig
+
+
+class DatasetConfig(BaseModel):
+    """One source of images: its format, where it lies, the format's own options."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: str
+    path: str
+    generate: dict[str, Any] | None = None  # write it procedurally when it is not there
+    options: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -69,5 +80,3 @@ def _last_index(store: Store, pointer: str) -> DatasetIndex | None:
         return None
     return DatasetIndex.from_parquet(store.backend.get(pointer))
 
-
-Opener = Callable[[str], OpenDataset]

@@ -10,10 +10,11 @@ from storage.manifest import Manifest
 from storage.runs import last_run, living
 from storage.store import Store
 from storage.verify import damaged
-from tasks._config import Config, Settings
+from tasks._config import Config
 from tasks._datasets import refresh
 from tasks._plan import plan_run
 from tasks._run import chosen_config, parse_shards
+from tasks._settings import Settings
 
 
 def planned(path: str | None, overrides: list[str], forced: list[str]) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.errors import InvalidInput, NotFound
 from storage.runs import last_run
 from storage.store import Store
-from tasks._config import Config, Settings, load_config
+from tasks._config import Config, load_config
+from tasks._settings import Settings
 
 
 class PipelineOptions(BaseModel):

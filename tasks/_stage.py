@@ -23,8 +23,8 @@ from storage.store import Store
 
 if TYPE_CHECKING:
     from storage.attempt import OpenAttempt
-    from tasks._config import Settings
     from tasks._datasets import OpenDataset
+    from tasks._settings import Settings
 
 
 class Params(BaseModel):

@@ -24,10 +24,10 @@ from storage.errors import InvalidInput
 from storage.manifest import Key, Manifest, Producer
 from storage.store import Store
 from tasks import _checkpoint, _data
-from tasks._config import DatasetConfig, Settings
-from tasks._datasets import OpenDataset, refresh
+from tasks._datasets import DatasetConfig, OpenDataset, refresh
 from tasks._evaluation.networks import load_arms
 from tasks._evaluation.scoring import METRICS, Rules, score_images
+from tasks._settings import Settings
 from tasks._stage import Context, Event
 from tasks.evaluation import STAGE, EvaluationParams, run
 from tasks.student import StudentParams, build_student

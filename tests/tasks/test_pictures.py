@@ -14,8 +14,7 @@ from storage.images import encode_png_gray
 from storage.manifest import Key, ShardRecord
 from storage.shards import SaliencyRow, write_saliency
 from storage.store import Store
-from tasks._config import DatasetConfig
-from tasks._datasets import refresh
+from tasks._datasets import DatasetConfig, refresh
 from tasks._report.gallery import label_gallery
 from tasks._report.montage import COLUMNS, Row, choose, montage
 from tasks._report.pictures import curves, heat, map_rows, thumbnail
