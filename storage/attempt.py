@@ -147,7 +147,7 @@ class OpenAttempt:
             record = json.loads(self.store.backend.get(key, limit=RECORD_LIMIT))
             step, state = int(record["step"]), dict(record["state"])
             tensors = self.store.backend.get(record["tensors"])
-        except (NotFound, Integrity, ValueError, KeyError, TypeError):
+        except (NotFound, Integrity, ValueError, LookupError, TypeError, AttributeError):
             return None
         return (step, tensors, state) if sha256(tensors) == record.get("sha256") else None
 

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from storage.attempt import now
@@ -86,8 +87,9 @@ def runs(store: Store) -> list[str]:
 def read_run(store: Store, run: str) -> dict[str, Any]:
     """The record of a run. Raises NotFound, and Format when it is damaged."""
     key = f"runs/{run}.json"
+    data = store.backend.get(key, limit=RECORD_LIMIT)
     try:
-        record = json.loads(store.backend.get(key, limit=RECORD_LIMIT))
+        record = json.loads(data)
         missing = _FIELDS - record.keys()
     except (ValueError, AttributeError, RecursionError):
         missing = _FIELDS
@@ -118,6 +120,10 @@ def _last_noted(record: dict[str, Any], ref: str) -> dict[str, Any]:
 
 
 def living(record: dict[str, Any]) -> bool:
-    """Whether a run was refreshed within three refresh periods and has not ended."""
+    """Whether a run has not ended: its process is there, or, on another host, it was refreshed a minute ago."""
+    if record["ended"] is not None:
+        return False
+    if record["host"] == socket.gethostname():
+        return Path(f"/proc/{record['pid']}").exists() or not Path("/proc").exists()
     age = datetime.now(UTC) - datetime.strptime(record["refreshed"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    return record["ended"] is None and age.total_seconds() < 3 * REFRESH_SECONDS
+    return age.total_seconds() < 3 * REFRESH_SECONDS

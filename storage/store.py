@@ -67,10 +67,10 @@ class Store:
         return [c[:-1] for c in self.backend.children("artifacts/") if c.endswith("/")]
 
     def versions(self, kind: str) -> list[Version]:
-        """All versions of a kind, sorted by name."""
+        """All versions of a kind, sorted by digits, then attempt."""
         names = [c[:-1] for c in self.backend.children(f"artifacts/{kind}/") if c.endswith("/")]
         found = [self._version(kind, n) for n in names if _VERSION.fullmatch(n)]
-        return [v for v in found if v is not None]
+        return sorted((v for v in found if v is not None), key=lambda v: (v.name[:12], v.number))
 
     def version(self, kind: str, name: str) -> Version:
         """One version with its state. Raises NotFound when nobody ever opened it."""

@@ -43,6 +43,14 @@ def read_verified(dataset: OpenDataset, image: Image) -> bytes:
     return data
 
 
+def decoded_rgb(dataset: OpenDataset, image: Image) -> NDArray[np.uint8]:
+    """An image's pixels, RGB. Raises InvalidInput naming a broken image."""
+    try:
+        return decode_rgb(read_verified(dataset, image))
+    except InvalidInput as error:
+        raise InvalidInput(f"{dataset.name}: {image.path}: {error}") from None
+
+
 def key_hash(key: str) -> int:
     """A number that depends on the key alone, to choose and to seed by."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
@@ -57,7 +65,7 @@ class Viewed:
     attention: Attention
 
     def pixels(self) -> NDArray[np.uint8]:
-        return decode_rgb(read_verified(self.dataset, self.image))
+        return decoded_rgb(self.dataset, self.image)
 
 
 def viewed_images(datasets: Sequence[OpenDataset]) -> list[Viewed]:
@@ -204,7 +212,7 @@ class StudentData:
         labels = self._labels.shard(shard, images)
         label = labels[self._partner(shard)[row] if self._permuted else row]
         assert label is not None
-        pixels = decode_rgb(read_verified(self._images, images[row]))
+        pixels = decoded_rgb(self._images, images[row])
         sample = Sample(images[row].key, images[row].label, pixels, label)
         self._keep((shard, row), sample)
         return sample

@@ -10,7 +10,7 @@ from storage.manifest import Manifest
 from storage.runs import last_run, living
 from storage.store import Store
 from storage.verify import damaged
-from tasks._config import Config
+from tasks._config import Config, environment_settings
 from tasks._datasets import refresh
 from tasks._plan import plan_run
 from tasks._run import chosen_config, parse_shards
@@ -131,7 +131,7 @@ def previewed(ref: str, dest: Path, path: str | None) -> dict[str, Any]:
 
 def open_store(path: str | None) -> Store:
     """The store a reading command means: the config's when one is given, else the settings'."""
-    settings: Settings = chosen_config(path, []).settings if path is not None else Settings()
+    settings: Settings = chosen_config(path, []).settings if path is not None else environment_settings()
     return Store.open(settings.store)
 
 

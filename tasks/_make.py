@@ -19,7 +19,7 @@ from storage.manifest import Key, Manifest, Producer, ShardRecord
 from storage.store import Store, Version
 from tasks._config import Config
 from tasks._datasets import reopen
-from tasks._plan import adoptable, datasets_of, inputs_of, shard_key
+from tasks._plan import adoptable, datasets_of, inputs_of, reusable, shard_key
 from tasks._stage import Context, Event, Result, Shard, Sharded, load_stage
 
 Report = Callable[[Event], None]
@@ -71,13 +71,11 @@ def remaining_shards(order: Order) -> list[Shard]:
     for shard in shards:
         if shard.number in finished:
             continue
-        record = ready.get(shard_key(order.key, shard.inputs))
+        record = reusable(ready, order.key, shard)
         if record is None or (attempt.attempt.redo is not None and shard.number in attempt.attempt.redo):
             remaining.append(shard)
-        elif record.shard == shard.number:
-            attempt.finish(record)
         else:
-            remaining.append(shard)
+            attempt.finish(record)
     return remaining
 
 

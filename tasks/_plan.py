@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from storage.attempt import OpenAttempt
 from storage.canonical import digest
+from storage.datasets.base import AttentionReader
+from storage.errors import InvalidInput
 from storage.manifest import Key, Manifest, ShardRecord
 from storage.store import Store
 from tasks._config import Config
 from tasks._datasets import OpenDataset
-from tasks._stage import Stage, load_stage
+from tasks._stage import Shard, Stage, load_stage
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ def node_key(config: Config, name: str, refs: Mapping[str, str], datasets: Mappi
     )
 
 
+def reusable(ready: Mapping[str, ShardRecord], key: Key, shard: Shard) -> ShardRecord | None:
+    """The finished shard that may stand for this one: same shard key, same number (its members are named by it)."""
+    record = ready.get(shard_key(key, shard.inputs))
+    return record if record is not None and record.shard == shard.number else None
+
+
 def shard_key(key: Key, inputs: str) -> str:
     """A shard's own key: the stage's, with input versions replaced by the digest of this shard's inputs."""
     own = {"stage": key.stage, "version": key.stage_version, "params": key.params, "format": key.format}
@@ -58,6 +66,7 @@ def plan_run(
     config: Config, store: Store, datasets: Mapping[str, OpenDataset], wanted: Sequence[str], forced: Sequence[str] = ()
 ) -> list[NodePlan]:
     """Plan the wanted nodes in order; nodes outside `wanted` count with the version they have."""
+    _check_roles(config, datasets)
     plans: dict[str, NodePlan] = {}
     for name in config.nodes:
         waiting = [p for p in config.parents(name) if plans[p].state == "waits" or plans[p].state == "forced"]
@@ -65,6 +74,18 @@ def plan_run(
         key = node_key(config, name, made, datasets)
         plans[name] = _plan_node(config, store, datasets, name, key, plans, waiting, name in forced)
     return [plans[n] for n in config.nodes if n in set(wanted)]
+
+
+def _check_roles(config: Config, datasets: Mapping[str, OpenDataset]) -> None:
+    """Raise InvalidInput where a data set without fixations is to give them."""
+    for name, node in config.nodes.items():
+        for role, what in load_stage(node.stage).datasets.items():
+            for dataset in node.datasets[role]:
+                if what == "attention" and not isinstance(datasets[dataset].reader, AttentionReader):
+                    raise InvalidInput(
+                        f"{config.source} [{name}] dataset {role}: expected a data set with fixations, found "
+                        f"{dataset!r} of format {config.datasets[dataset].format}; nothing was run"
+                    )
 
 
 def _plan_node(
@@ -114,7 +135,7 @@ def _plan_shards(
     if state == "forced":
         return NodePlan(name, stage.name, state, version, reason, len(shards), tuple(s.number for s in shards))
     ready = adoptable(store, stage.name)
-    remaining = tuple(s.number for s in shards if shard_key(key, s.inputs) not in ready)
+    remaining = tuple(s.number for s in shards if reusable(ready, key, s) is None)
     if len(remaining) < len(shards):
         reason = f"{len(shards) - len(remaining)} of {len(shards)} shards are there already; {reason}"
         return NodePlan(name, stage.name, "partial", version, reason, len(shards), remaining)

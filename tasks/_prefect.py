@@ -22,6 +22,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
+from storage.attempt import OpenAttempt
 from storage.errors import GazeflowError, NotFound, Transient
 from storage.runs import Run, makers
 from storage.store import Store
@@ -34,6 +35,7 @@ from tasks._process import Cancelled, Child, ChildDied
 from tasks._stage import Event, Shard, load_stage
 
 _DEATHS_PER_SHARD = 3
+_LOST_SHARDS = 3  # so many in one node mean that the fault is not in the shards
 _PICTURE_LIMIT = 100_000  # bytes of a PNG shown on a run page
 _PROGRESS_SECONDS = 2.0
 _BESIDE = "is making this version too; both go on, the first to finish publishes and the other adopts it"
@@ -190,33 +192,39 @@ def _make_node(
     seconds = config.settings.timeout_hours * 3600
     with Child(session.cancel) as child:
         if load_stage(key.stage).sharded:
-            _make_all_shards(order, child, page, config.settings.shards_per_task, seconds)
+            _make_all_shards(order, attempt, child, page, config.settings.shards_per_task, seconds)
             ref = child.call(Call(order=order, what="finish"), page.report, seconds)
         else:
             ref = child.call(Call(order=order, what="whole"), page.report, seconds)
     return str(ref), False
 
 
-def _make_all_shards(order: Order, child: Child, page: _Page, batch_size: int, seconds: float) -> None:
+def _make_all_shards(
+    order: Order, attempt: OpenAttempt, child: Child, page: _Page, batch_size: int, seconds: float
+) -> None:
     """Make what remains in batches; a shard whose process died three times is left out and named at the end."""
     deaths: dict[int, int] = {}
+    lost: list[int] = []
     todo = remaining_shards(order)
     page.expect(todo)
-    while todo:
-        batch = todo[:batch_size]
+    while todo and len(lost) < _LOST_SHARDS:
+        batch, rest = todo[:batch_size], todo[batch_size:]
+        died = ""
         try:
             _shards_task(order, child, page, batch, seconds)()  # type: ignore[unused-coroutine]  # a sync task
         except ChildDied as error:
-            deaths[page.shard] = deaths.get(page.shard, 0) + 1
-            page.report(Event(kind="log", text=f"WARNING shard {page.shard}: try {deaths[page.shard]}: {error}"))
-        todo = [s for s in todo if s.number not in page.finished and deaths.get(s.number, 0) < _DEATHS_PER_SHARD]
-        if todo == batch and not deaths:
-            todo = remaining_shards(order)
-    lost = sorted(n for n, tries in deaths.items() if tries >= _DEATHS_PER_SHARD)
+            died = str(error)
+        left = [s for s in batch if not attempt.is_finished(s.number)]  # the store knows of another run's, too
+        if died and left:
+            first = left[0].number  # shards are made in order: this one was under way, or next
+            deaths[first] = deaths.get(first, 0) + 1
+            page.report(Event(kind="log", text=f"WARNING shard {first}: try {deaths[first]}: {died}"))
+        lost = sorted(n for n, tries in deaths.items() if tries >= _DEATHS_PER_SHARD)
+        todo = [s for s in left if s.number not in lost] + rest
     if lost:
         raise GazeflowError(
-            f"{order.node}: the shards {lost} killed their process {_DEATHS_PER_SHARD} times each; all others are "
-            f"done. Look at their images, then `gazeflow rerun {order.node} --shards {','.join(map(str, lost))}`"
+            f"{order.node}: the shards {lost} killed their process {_DEATHS_PER_SHARD} times each; what others were "
+            "finished is in the store. Look at the images of these and at the memory there is, then run again"
         )
 
 
@@ -244,8 +252,6 @@ class _Page:
         self._progress: Any = None  # the artifact's id
         self._shown = 0.0
         self._total = self._done = 0
-        self.shard = -1  # the shard under way
-        self.finished: set[int] = set()
 
     def expect(self, shards: list[Shard]) -> None:
         """Count progress in samples of these shards."""
@@ -265,10 +271,7 @@ class _Page:
             _logger().debug("run page not updated: %s", error)
 
     def _counted(self, event: Event) -> Event:
-        if event.record is None:
-            self.shard = int(event.text)
-        else:
-            self.finished.add(event.record.shard)
+        if event.record is not None:
             self._done += event.record.done + event.record.failed
         return Event(kind="progress", done=self._done, total=self._total, unit="images")
 

@@ -22,9 +22,9 @@ from tasks._stage import Event
 _GRACE_SECONDS = 10
 
 # How torch uses this machine, unless the user says otherwise; neither changes a result. Threads that wait sleep
-# instead of spinning: spinning beside another busy process made a teacher's step three times slower. Large
-# pages for tensors take 4 to 10 % off a student's step.
-_FASTER = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"}
+# instead of spinning, and numpy's small matrix products take no threads of their own: with either, two busy
+# processes on two cores made a teacher's step several times slower. Large pages take 4 to 10 % off a student's.
+_FASTER = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 class ChildDied(Transient):

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.errors import InvalidInput, NotFound
 from storage.runs import last_run
 from storage.store import Store
-from tasks._config import Config, load_config
-from tasks._settings import Settings
+from tasks._config import Config, environment_settings, load_config
 
 
 class PipelineOptions(BaseModel):
@@ -87,7 +86,7 @@ def chosen_config(path: str | None, overrides: list[str]) -> Config:
         return load_config(path, overrides)
     if overrides:
         raise InvalidInput("--set goes with --config; the last run's config is used as it was")
-    record: dict[str, Any] = last_run(Store.open(Settings().store))
+    record: dict[str, Any] = last_run(Store.open(environment_settings().store))
     return Config.model_validate(record["config"])
 
 
@@ -96,7 +95,7 @@ def redo_shards(config: Config, options: NodeOptions) -> list[int] | None:
     if sum((options.shards is not None, options.failed, options.damaged)) > 1:
         raise InvalidInput("--shards, --failed and --damaged exclude each other; give one of them")
     if options.shards is not None:
-        return parse_shards(options.shards)
+        return _known_shards(config, options.node, parse_shards(options.shards))
     if not (options.failed or options.damaged):
         return None
     manifest = current_manifest(config, options.node)
@@ -111,6 +110,17 @@ def redo_shards(config: Config, options: NodeOptions) -> list[int] | None:
         what = "failed" if options.failed else "damaged"
         raise NotFound(f"{options.node}: no {what} shard in {manifest.kind}@{manifest.version}; nothing to do")
     return found
+
+
+def _known_shards(config: Config, node: str, numbers: list[int]) -> list[int]:
+    """The same numbers. Raises InvalidInput for a node without shards, NotFound for shards that it has not."""
+    known = [r.shard for r in current_manifest(config, node).shards]
+    if not known:
+        raise InvalidInput(f"{node}: --shards goes with sharded stages; this one is made whole. Leave it out")
+    missing = sorted(set(numbers) - set(known))
+    if missing:
+        raise NotFound(f"{node}: no shards {missing[:10]}; it has {len(known)}, 0 to {max(known)}. Nothing was run")
+    return numbers
 
 
 def current_manifest(config: Config, node: str) -> Any:

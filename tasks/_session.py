@@ -79,7 +79,7 @@ def _server() -> Iterator[None]:
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     try:
         _wait_until_up(process, port)
-        print(f"watch: http://127.0.0.1:{port}/runs", file=sys.stderr, flush=True)
+        print(f"watch: http://127.0.0.1:{port}", file=sys.stderr, flush=True)
         yield
     finally:
         del os.environ["PREFECT_API_URL"]

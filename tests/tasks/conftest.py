@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Callable, Sequence
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,43 @@ def labelled_store(write_tiny: Callable[..., Path], tmp_path_factory: pytest.Tem
 def labelled(labelled_store: Path, tmp_path: Path) -> Path:
     """A copy of that store, to write to."""
     return Path(shutil.copytree(labelled_store, tmp_path / "store"))
+
+
+WriteTars = Callable[[Path, Sequence[Mapping[str, bytes]]], Path]
+
+
+@pytest.fixture(scope="session")
+def write_tars() -> WriteTars:
+    """Write WebDataset tars, one per mapping of member names to bytes; returns their folder."""
+
+    def write(folder: Path, shards: Sequence[Mapping[str, bytes]]) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, members in enumerate(shards):
+            with tarfile.open(folder / f"part-{number:06d}.tar", "w") as tar:
+                for name, data in members.items():
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def four_shards(tiny_data: Path) -> list[dict[str, bytes]]:
+    """Contents of four tars of six images each, with labels."""
+    files = sorted((tiny_data / "imagenet" / "train").rglob("*.JPEG"), key=lambda p: p.name)[:24]
+    names = [{f"{f.stem}.jpg": f.read_bytes(), f"{f.stem}.cls": b"%d" % (i % 10)} for i, f in enumerate(files)]
+    return [{k: v for one in names[6 * n : 6 * n + 6] for k, v in one.items()} for n in range(4)]
+
+
+@pytest.fixture
+def of_tars(bare: MakeBare, labelled: Path) -> Callable[..., Bare]:
+    """A `Bare` whose saliency and students take the tars of a folder; its teacher is complete already."""
+
+    def make(tars: Path, *overrides: str, store: Path = labelled, report: Report | None = None) -> Bare:
+        extra = f'\n[datasets.tars]\nformat = "webdataset_tar"\npath = "{tars}"\n'
+        roles = ("saliency.datasets.images=tars", "student.datasets.images=tars")
+        return bare(*roles, *overrides, store=store, report=report, extra=extra)
+
+    return make

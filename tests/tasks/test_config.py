@@ -36,7 +36,7 @@ def test_presets_are_there() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_load_by_name_with_all_seven_kinds_of_node(name: str) -> None:
     config = load_config(name)
-    assert config == load_config(name.removesuffix(".toml"))
+    assert config.nodes == load_config(name.removesuffix(".toml")).nodes
     assert {"teacher", "saliency", "fixations", "student", "student.baseline", "student.permuted", "evaluation"} <= set(
         config.nodes
     )
@@ -153,7 +153,7 @@ def test_option_beats_environment_beats_file_beats_default(
     load: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (load().settings.decoders, load().settings.workers) == (2, 2)
-    assert load(extra="\n[settings2]\n".replace("[settings2]", "")).settings.shards_per_task == 16
+    assert load().settings.shards_per_task == 16
     assert load("settings.decoders=5").settings.decoders == 5
     monkeypatch.setenv("GAZEFLOW_DECODERS", "7")
     monkeypatch.setenv("GAZEFLOW_WORKERS", "9")
