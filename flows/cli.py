@@ -67,7 +67,13 @@ def rerun(
 
 
 @app.command
-def plan(config: str | None = None, *, force: list[str] | None = None, set_: Set = None, json: Json = False) -> None:
+def plan(
+    config: str | None = None,
+    *,
+    force: Annotated[list[str] | None, Parameter(help="as if it were made again", negative="")] = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
     """Show what a run would do with each node, and why; nothing is run."""
     from tasks._inspect import planned
 

@@ -142,6 +142,12 @@ class LabelReader:
             return self._open[number]
 
     def _read(self, number: int, images: Sequence[Image]) -> list[Label | None]:
+        for name, shards in zip(self._names, (self._saliency, self._fixations), strict=True):
+            if number not in shards:
+                raise Integrity(
+                    f"{name}: expected labels for image shard {number}, found {len(shards)} shards without it; "
+                    "training was not begun. The labels belong to other images: check the node's inputs"
+                )
         tar_member, index_member = self._saliency[number]
         (points_member,) = self._fixations[number]
         tar = memoryview(self._store.read(tar_member))

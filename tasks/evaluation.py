@@ -32,7 +32,7 @@ class EvaluationParams(Params):
     batch_size: int = Field(50, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = Field(2, ge=1)
+    threads: int = Field(1, ge=1, description="of torch; small fits crawl when several threads share busy cores")
     decoder: Literal["simplejpeg"] = "simplejpeg"
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks._report.names import SHORT
-from tasks._report.pictures import INK, MUTED, drawn, heat, new_figure, quantised, thumbnail
+from tasks._report.pictures import INK, MUTED, drawn, encoded, heat, new_figure, thumbnail
+from tasks._report.words import number
 
 COLUMNS = ("teacher", "guided", "permuted", "baseline")
 _WIDTH = 190  # of one picture, pixels
@@ -49,9 +50,9 @@ def montage(rows: Sequence[Row]) -> bytes:
             canvas[top : top + picture.shape[0], _left(column) : _left(column) + _WIDTH] = picture
         for column, name in enumerate(COLUMNS):
             below = 1 - (top + band[0].shape[0] + 0.72 * _FOOT) / height
-            figure.text(_left(column + 2) / width, below, f"CC {row.cc[name]:.2f}", color=MUTED, fontsize=8.5)
+            figure.text(_left(column + 2) / width, below, f"CC {number(row.cc[name])}", color=MUTED, fontsize=8.5)
         top += taken
-    return quantised(np.minimum(canvas, drawn(figure, height, width)))  # text lies where no picture does
+    return encoded(np.minimum(canvas, drawn(figure, height, width)))  # text lies where no picture does
 
 
 def _pictures(row: Row) -> list[NDArray[np.uint8]]:

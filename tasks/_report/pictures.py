@@ -51,10 +51,13 @@ def drawn(figure: Figure, height: int, width: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def quantised(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels, uint8 [H, W, 3], as a PNG of 256 dithered colours: under half of the bytes."""
+def encoded(pixels: NDArray[np.uint8], small: bool = False) -> bytes:
+    """Pixels, uint8 [H, W, 3], as a PNG; a `small` one has 256 dithered colours and under half of the bytes."""
     sink = io.BytesIO()
     picture = Image.fromarray(pixels)
+    if not small:
+        picture.save(sink, format="PNG", optimize=True)
+        return sink.getvalue()
     # Pillow dithers against a given palette alone, not against the one it has just found.
     palette = picture.quantize(256, dither=Image.Dither.NONE)
     picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(sink, format="PNG", optimize=True)
@@ -111,7 +114,7 @@ def tiles(rows: Sequence[Sequence[NDArray[np.uint8]]], titles: Sequence[str], wi
     """Pictures in a grid under the titles of its columns, in 256 colours to stay small, as a PNG."""
     bands = [_band([thumbnail(p, width) for p in row], len(titles), width) for row in rows]
     full = len(titles) * (width + _GAP) + _GAP
-    return quantised(np.concatenate([_heading(titles, width, full), *bands]))
+    return encoded(np.concatenate([_heading(titles, width, full), *bands]), small=True)
 
 
 def heat(image: NDArray[np.uint8], density: NDArray[Any]) -> NDArray[np.uint8]:

@@ -115,7 +115,7 @@ def test_fewer_labels_than_images_are_refused(
     swapped = [images[1], images[0], *images[2:]]
     with pytest.raises(Integrity, match="shard 1 row 0"):
         reader.shard(1, swapped)
-    with pytest.raises(Integrity, match="shard 7"):
+    with pytest.raises(Integrity, match="image shard 7, found 4 shards"):
         reader.shard(7, images)
 
 

@@ -44,6 +44,12 @@ def table_of(data: bytes) -> list[dict[str, Any]]:
     return pq.read_table(pa.BufferReader(data)).to_pylist()  # type: ignore[no-any-return]
 
 
+def members_of(tar: bytes) -> Members:
+    """A tar's members by name, in its order."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as file:
+        return {m.name: file.extractfile(m).read() for m in file}  # type: ignore[union-attr]
+
+
 def shas(manifest: Manifest) -> dict[str, str]:
     return {m.name: m.sha256 for m in manifest.members}
 
@@ -61,13 +67,13 @@ def test_labels_hold_every_image_in_the_order_of_its_shard(
     for number, members in enumerate(four_shards):
         keys = [n.removesuffix(".jpg") for n in members if n.endswith(".jpg")]
         rows = table_of(labels[f"saliency-{number:06d}.parquet"])
-        tar = tarfile.open(fileobj=io.BytesIO(labels[f"saliency-{number:06d}.tar"]))
+        maps = members_of(labels[f"saliency-{number:06d}.tar"])
         points = table_of(labels[f"fixations-{number:06d}.parquet"])
         assert [r["key"] for r in rows] == keys == [r["key"] for r in points]
-        assert [n.removesuffix(".saliency.png") for n in tar.getnames()] == keys
+        assert [n.removesuffix(".saliency.png") for n in maps] == keys
         assert [r["label"] for r in rows] == [int(members[f"{k}.cls"]) for k in keys]
         for row, point in zip(rows, points, strict=True):
-            pixels = cv2.imdecode(np.frombuffer(tar.extractfile(f"{row['key']}.saliency.png").read(), np.uint8), -1)  # type: ignore[union-attr]
+            pixels = cv2.imdecode(np.frombuffer(maps[f"{row['key']}.saliency.png"], np.uint8), -1)
             assert pixels.shape == (32, 32)
             assert pixels.dtype == np.uint8
             assert pixels.max() == 255
@@ -140,7 +146,7 @@ BROKEN = {
     "cut.jpg": (JPEG[: len(JPEG) // 2], "do not decode"),
     "header.jpg": (JPEG[:3], "do not decode"),
     "text.jpg": (b"<html>not found</html>", "expected a JPEG, PNG or WebP"),
-    "bomb.png": (bomb(), "30000"),
+    "bomb.png": (bomb(), "900000000 pixels"),
     "cutpng.png": (encoded("RGB", "PNG")[:200], "do not decode"),
 }
 
@@ -176,9 +182,8 @@ def test_a_broken_image_is_a_row_with_its_error_and_a_good_one_of_any_kind_a_lab
         assert (rows[key]["offset"], rows[key]["size"]) == (-1, 0)
         assert (points[key]["status"], points[key]["x"]) == ("failed", [])
         assert points[key]["error"] == rows[key]["error"]
-    names = tarfile.open(fileobj=io.BytesIO(labels["saliency-000000.tar"])).getnames()
-    assert names == [f"{n.partition('.')[0]}.saliency.png" for n in GOOD]
-    assert tarfile.open(fileobj=io.BytesIO(labels["saliency-000002.tar"])).getnames() == []
+    assert list(members_of(labels["saliency-000000.tar"])) == [f"{n.partition('.')[0]}.saliency.png" for n in GOOD]
+    assert members_of(labels["saliency-000002.tar"]) == {}
     warned = [e.text for e in made.events if e.kind == "log" and "broken" in e.text]
     assert any("empty" in w for w in warned)
 
@@ -249,8 +254,9 @@ def test_shards_made_before_a_kill_stay_and_the_rest_is_the_same(
         made.make("saliency")
         calm.make("fixations")
     order, attempt = made.open(node)
+    third = killer(lambda e: e.kind == "shard" and (e.record is None) == (moment == "start"), 3)
     with pytest.raises(Killed):
-        make_shards(order, range(4), killer(lambda e: e.kind == "shard" and (e.record is None) == (moment == "start"), 3))
+        make_shards(order, range(4), third)
     assert sorted(attempt.finished()) == ([0, 1] if moment == "start" else [0, 1, 2])
     assert made.plan()[node].state == "partial"
     finished = made.make(node)
@@ -258,7 +264,7 @@ def test_shards_made_before_a_kill_stay_and_the_rest_is_the_same(
     assert shas(finished) == shas(calm.store.resolve(f"{node}@{calm.store.versions(node)[-1].name}"))
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.mark.parametrize("after", [1, 3])
 def test_an_interrupted_teacher_ends_bit_equal(
     bare: Callable[..., Any], tmp_path: Path, after: int
 ) -> None:
@@ -273,7 +279,7 @@ def test_an_interrupted_teacher_ends_bit_equal(
     assert shas(resumed) == shas(calm)
 
 
-@pytest.mark.parametrize(("after", "dtype"), [(1, "float32"), (3, "bfloat16"), (5, "float32"), (8, "float32")])
+@pytest.mark.parametrize(("after", "dtype"), [(1, "float32"), (3, "bfloat16"), (5, "float32")])
 def test_an_interrupted_student_ends_bit_equal(
     bare: Callable[..., Any], labelled: Path, tmp_path: Path, after: int, dtype: str
 ) -> None:
