@@ -11,6 +11,8 @@ from storage.runs import last_run
 from storage.store import Store
 from tasks._config import Config, environment_settings, load_config
 
+_LAST_SHARD = 999_999  # shards are named by six digits
+
 
 class PipelineOptions(BaseModel):
     """Parameters of the pipeline flow."""
@@ -143,5 +145,8 @@ def parse_shards(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise InvalidInput(f"shards {text!r}: expected numbers and ranges such as 3,17-20")
-        numbers |= set(range(int(first), int(last or first) + 1))
+        low, high = int(first), int(last or first)
+        if not low <= high <= _LAST_SHARD:
+            raise InvalidInput(f"shards {text!r}: expected ranges upwards, to {_LAST_SHARD} at most, found {part!r}")
+        numbers |= set(range(low, high + 1))
     return sorted(numbers)

@@ -20,7 +20,7 @@ from tasks._inspect import finished_run
 from tasks._run import NodeOptions, PipelineOptions, chosen_config
 from tasks._stage import Event
 
-_START_SECONDS = 120
+_START_SECONDS = 600  # it is waited for while it lives: a busy machine is no fault
 _LINE_SECONDS = 10  # between two lines of one node's progress
 
 Flow = Callable[[Any], dict[str, str]]

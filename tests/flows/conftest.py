@@ -33,7 +33,7 @@ def outside() -> dict[str, str]:
 def gazeflow(command: list[str], outside: dict[str, str], tmp_path: Path) -> Gazeflow:
     """Run the command in a folder (a fresh one unless said otherwise) to its end."""
 
-    def run(*words: str, cwd: Path = tmp_path, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, cwd: Path = tmp_path, timeout: float = 900, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*command, *words], cwd=cwd, env=outside | env, capture_output=True, text=True, timeout=timeout
         )

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 NODES = ["teacher", "saliency", "fixations", "student", "student.baseline", "student.permuted", "evaluation"]
 LABELS = ("saliency", "fixations")
+GONE_SECONDS = 10  # for processes to notice that their parent went; a second where nothing else runs
 Gazeflow = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -78,7 +79,7 @@ def finished(
     folder = tmp_path_factory.mktemp("finished").resolve()
     write_tiny(folder)
     done = subprocess.run(
-        [*command, "run", "tiny.toml"], cwd=folder, env=outside, capture_output=True, text=True, timeout=300
+        [*command, "run", "tiny.toml"], cwd=folder, env=outside, capture_output=True, text=True, timeout=1500
     )
     assert done.returncode == 0, done.stderr
     (folder / "first.out").write_text(done.stdout)
@@ -117,7 +118,7 @@ def running(command: list[str], folder: Path, env: dict[str, str], *words: str) 
             process.wait()
 
 
-def wait_for(process: subprocess.Popen[str], folder: Path, text: str, seconds: float = 120) -> None:
+def wait_for(process: subprocess.Popen[str], folder: Path, text: str, seconds: float = 900) -> None:
     """Until the run has said so."""
     deadline = time.monotonic() + seconds
     while text not in (folder / "run.err").read_text():
@@ -159,10 +160,10 @@ def test_the_run_page_shows_progress_tables_and_pictures(finished: Path) -> None
         logs = database.execute("select count(*) from log").fetchone()[0]
     kinds = {kind for kind, _, _ in found}
     assert {"progress", "table", "markdown"} <= kinds
-    progress = {key: json.loads(data) for kind, key, data in found if kind == "progress"}
+    progress = {key: float(data) for kind, key, data in found if kind == "progress"}
     assert progress.keys() >= {"teacher-progress", "saliency-progress", "student-baseline-progress"}
     assert progress["teacher-progress"] == 100
-    assert any("data:image/png;base64," in data for kind, _, data in found if kind == "markdown")
+    assert all("data:image/png;base64," in data for kind, _, data in found if kind == "markdown")
     assert {n for n, _ in runs} >= set(NODES)
     assert all("gazeflow" in tags for n, tags in runs if n in NODES)
     assert logs > 0
@@ -232,8 +233,8 @@ def test_a_stopped_run_leaves_nothing_running_and_goes_on(
     with running(command, fresh, outside, *words) as process:
         wait_for(process, fresh, "saliency: making" if number == signal.SIGINT else "teacher: making")
         process.send_signal(number)
-        assert process.wait(40) == 130, (fresh / "run.err").read_text()
-        assert gone_within(fresh, 3), "no child and no server left"
+        assert process.wait(120) == 130, (fresh / "run.err").read_text()
+        assert gone_within(fresh, GONE_SECONDS), "no child and no server left"
     told = (fresh / "run.err").read_text()
     assert "gazeflow: " in told
     assert "Traceback" not in told
@@ -252,7 +253,7 @@ def test_a_killed_run_ends_its_processes_and_goes_on_to_the_same_bytes(
         time.sleep(1)
         process.kill()
         process.wait()
-        assert gone_within(fresh, 5), "child and server end by themselves"
+        assert gone_within(fresh, GONE_SECONDS), "child and server end by themselves"
     assert not complete(fresh, "fixations")
     check_store(gazeflow, fresh)
     done = gazeflow(*words, cwd=fresh)
@@ -266,7 +267,7 @@ def test_two_runs_beside_each_other_end_well(
     words = ("run", "tiny.toml", "--until", "fixations")
     with running(command, fresh, outside, *words) as first:
         second = gazeflow(*words, cwd=fresh)
-        assert first.wait(200) == 0, (fresh / "run.err").read_text()
+        assert first.wait(900) == 0, (fresh / "run.err").read_text()
     assert second.returncode == 0, second.stderr
     assert len(complete(fresh, "teacher")) == 1
     assert {k: shas(fresh, k) for k in LABELS} == {k: shas(finished, k) for k in LABELS}
@@ -326,7 +327,7 @@ def test_the_kill_loop_finds_no_difference(
     done = subprocess.run(
         [sys.executable, str(script), "--runs", "2", "--seed", "1", "--config", str(write_tiny(tmp_path)),
          "--until", "fixations", "--folder", str(tmp_path / "loop")],
-        cwd=tmp_path, env=outside, capture_output=True, text=True, timeout=400,
+        cwd=tmp_path, env=outside, capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" OK") == 2

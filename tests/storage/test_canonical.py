@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.canonical import canonical_json, digest, pretty_json, sha256
@@ -29,6 +29,7 @@ def shuffled(value: Any) -> Any:
     return [shuffled(v) for v in value] if isinstance(value, list) else value
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_round_trip_and_order(value: Any) -> None:
     for form in (canonical_json, pretty_json):
@@ -37,6 +38,7 @@ def test_round_trip_and_order(value: Any) -> None:
     assert digest(value) == hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_equal_bytes_mean_equal_values(one: Any, other: Any) -> None:
     if canonical_json(one) == canonical_json(other):

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import Format
@@ -88,6 +88,7 @@ def test_what_is_no_record_is_refused(data: bytes) -> None:
         parse(Manifest, data, "where")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_cut_or_changed_record_is_refused_or_read(kit: Any, data: st.DataObject) -> None:
     """Whatever a byte becomes, only Format is raised."""

@@ -206,5 +206,5 @@ class Runs(RuleBasedStateMachine):
 def test_stores_keep_their_promises(kit: Any) -> None:
     machine = type("RunsWithKit", (Runs,), {"kit": kit})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=200, stateful_step_count=30, deadline=None, derandomize=True)
+        machine, settings=settings(max_examples=120, stateful_step_count=30, deadline=None, derandomize=True)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.backends.memory import MemoryBackend
@@ -30,6 +30,7 @@ def test_a_whole_version(kit: Any, deep: bool) -> None:
     assert list(damaged(store.backend, manifest, deep)) == []
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_changed_byte_is_found(kit: Any, data: st.DataObject) -> None:
     store, manifest = version(kit)

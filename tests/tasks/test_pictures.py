@@ -57,7 +57,7 @@ def test_rows_have_a_column_per_title() -> None:
 
 
 def test_six_rows_fit_a_run_page() -> None:
-    assert len(map_rows([(PHOTO, spot(3, 3), spot(9, 9))] * 6, ["image", "people", "teacher"])) < 200_000
+    assert len(map_rows([(PHOTO, spot(3, 3), spot(9, 9))] * 6, ["image", "people", "teacher"])) < 100_000
 
 
 @given(x=st.integers(0, 15), y=st.integers(0, 11))

@@ -184,6 +184,7 @@ def test_hostile_prefixes_are_refused(backend: Backend, prefix: str) -> None:
             listing(prefix)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30) | st.text("a./\\-", max_size=12))
 def test_a_good_key_stays_below_the_root(key: str) -> None:
     try:
@@ -293,6 +294,7 @@ for n in itertools.count():
 }
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("writer", WRITERS)
 def test_killed_writers_leave_whole_objects_alone(tmp_path: Path, writer: str) -> None:
     moments = random.Random(0)
