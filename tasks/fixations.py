@@ -86,7 +86,9 @@ def _extract_block(
 
 
 def finish(context: Context, records: Sequence[ShardRecord]) -> Result:
-    """The distribution of point counts and the share of maps that hit the cap."""
+    """The distribution of point counts, the share of maps that hit the cap, and a gallery of the first maps."""
+    from tasks._report.gallery import fixation_gallery
+
     longest = max(len(r.counts["points"]) for r in records)
     counts = sum(np.pad(r.counts["points"], (0, longest - len(r.counts["points"]))) for r in records)
     total = max(1, int(np.sum(counts)))
@@ -99,7 +101,8 @@ def finish(context: Context, records: Sequence[ShardRecord]) -> Result:
     context.report_table(
         "points per map", [{"points": n, "maps": int(c)} for n, c in enumerate(np.asarray(counts)) if c][:40]
     )
-    return Result(members=[], summary=summary)
+    gallery = fixation_gallery(context.store, context.inputs["saliency"][0], records)
+    return Result(members=[], views=[context.picture("gallery.png", gallery)], summary=summary)
 
 
 STAGE = Stage(
