@@ -17,6 +17,7 @@ app = App(
     name="gazeflow",
     help="Teach vision models where people look: teacher, saliency, fixations, students, evaluation as one DAG.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # `main` says what became of the run
 )
 
 Set = Annotated[list[str] | None, Parameter(name="--set", help="override a config key, TABLE.KEY=VALUE", negative="")]

@@ -90,18 +90,22 @@ class OpenAttempt:
         self.store.backend.replace(member.key, data)
 
     def finished(self) -> dict[int, ShardRecord]:
-        """Shards of this attempt that are done, by number."""
+        """Shards of this attempt that are done and whose members are there, by number."""
         found = {}
         for name in self.store.backend.children(f"{self.folder}/progress/"):
             if name.removesuffix(".json").isdigit():
                 key = f"{self.folder}/progress/{name}"
                 record = parse(ShardRecord, self.store.backend.get(key, limit=RECORD_LIMIT), key)
-                found[record.shard] = record
+                if self.store.holds(record.members):
+                    found[record.shard] = record
         return found
 
     def is_finished(self, shard: int) -> bool:
-        """Whether a shard is done, by this run or another."""
-        return self.store.backend.size(f"{self.folder}/progress/{shard:06d}.json") is not None
+        """Whether a shard is done, by this run or another, and its members are there."""
+        key = f"{self.folder}/progress/{shard:06d}.json"
+        if self.store.backend.size(key) is None:
+            return False
+        return self.store.holds(parse(ShardRecord, self.store.backend.get(key, limit=RECORD_LIMIT), key).members)
 
     def start(self, shard: int) -> int:
         """Mark a start of a shard; returns the number of this try, from 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -148,6 +149,10 @@ class Store:
                 f"see `gazeflow versions {kind}`"
             )
         return self.manifest(kind, found[0].name)
+
+    def holds(self, members: Iterable[Member]) -> bool:
+        """Whether all members are there in their size."""
+        return all(self.backend.size(m.key) == m.bytes for m in members)
 
     def read(self, member: Member) -> bytes:
         """A member's bytes, verified. Raises Integrity when size or SHA-256 differ."""

@@ -72,10 +72,11 @@ def remaining_shards(order: Order) -> list[Shard]:
         if shard.number in finished:
             continue
         record = reusable(ready, order.key, shard)
-        if record is None or (attempt.attempt.redo is not None and shard.number in attempt.attempt.redo):
-            remaining.append(shard)
-        else:
+        asked_for = attempt.attempt.redo is not None and shard.number in attempt.attempt.redo
+        if record is not None and not asked_for and store.holds(record.members):
             attempt.finish(record)
+        else:
+            remaining.append(shard)
     return remaining
 
 

@@ -19,6 +19,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
@@ -124,7 +125,10 @@ def _gathered(futures: dict[str, PrefectFuture[str]]) -> dict[str, str]:
         future.wait()
     errors: list[BaseException] = []
     for future in futures.values():
-        found = future.result(raise_on_failure=False)
+        try:
+            found = future.result(raise_on_failure=False)
+        except UnfinishedRun:  # its input failed, so that it never began
+            continue
         if isinstance(found, BaseException):
             errors.append(found)
     for error in sorted(errors, key=lambda e: not isinstance(e, GazeflowError)):
