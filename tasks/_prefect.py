@@ -188,6 +188,10 @@ def _make_node(
     page = _Page(name, session)
     reason = "asked for by --force" if done else why_missed(store, key)
     order, attempt = open_order(config, name, key, run.id, reason, forced, redo)
+    first = None if forced else store.complete(key.stage, key.digest())
+    if first:
+        attempt.close(f"{first.ref} was published by another run meanwhile")
+        return first.ref, True
     page.report(Event(kind="log", text=f"making {attempt.version.ref}: {reason}"))
     for other in makers(store, attempt.version.ref):
         who = f"WARNING run {other['id']} (process {other['pid']} on {other['host']})"

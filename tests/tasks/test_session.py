@@ -133,3 +133,31 @@ def test_a_whole_batch_made_by_another_run_is_passed_over(all_shards: Any) -> No
 
     assert all_shards(call)[0] == {0, 1, 2, 3}
     assert asked == [[0, 1], [2, 3]]
+
+
+def test_a_version_that_another_run_publishes_meanwhile_is_taken(
+    bare: Callable[..., Any], labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run is first between our look into the store and the opening of our attempt."""
+    from prefect.logging import disable_run_logger
+
+    from storage.runs import Run
+
+    made = bare("fixations.cap=3", store=labelled)
+    saliency = made.plan()["saliency"].ref
+
+    def meanwhile(store: Any, key: Any) -> str:
+        made.make("fixations", run="the other")
+        return "no version of it yet"
+
+    monkeypatch.setattr(_prefect, "why_missed", meanwhile)
+    run = Run(made.store, made.config.model_dump(mode="json"), "test")
+    with disable_run_logger():
+        ref, cached = _prefect._make_node(
+            made.config, "fixations", {"saliency": saliency}, run, _prefect.Session(), False, None
+        )
+    assert cached
+    assert made.store.resolve(ref).run == "the other"
+    assert made.plan()["fixations"].ref == ref
+    key = made.store.resolve(ref).key
+    assert [v.state for v in made.store.of_key("fixations", key.digest())] == ["complete", "closed"]
