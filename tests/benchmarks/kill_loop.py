@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks._config import load_config
+from tasks._config import find_config, load_config
 
 KINDS = ("teacher", "saliency", "fixations", "student")
 END_SECONDS = 15.0  # for the processes of a killed run to end by themselves
@@ -52,7 +52,8 @@ def main() -> int:
     args = _arguments()
     folder = Path(args.folder or tempfile.mkdtemp(prefix="gazeflow-kill-loop-")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    words = ["run", args.config, *(["--until", args.until] if args.until else []), *_shared_data(args.config, folder)]
+    config = str(find_config(args.config).resolve())  # the runs have folders of their own
+    words = ["run", config, *(["--until", args.until] if args.until else []), *_shared_data(config, folder)]
     print(f"folder {folder}, seed {args.seed}", flush=True)
     whole = _undisturbed(words, folder / "reference")
     expected = members(folder / "reference")
