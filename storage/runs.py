@@ -109,6 +109,16 @@ def last_run(store: Store) -> dict[str, Any]:
     return read_run(store, ids[-1])
 
 
+def own_run(store: Store) -> dict[str, Any]:
+    """The record of this process's newest run; others may run beside it. Raises NotFound."""
+    here = {"host": socket.gethostname(), "pid": os.getpid()}
+    for run in reversed(runs(store)):
+        record = read_run(store, run)
+        if here.items() <= record.items():
+            return record
+    raise NotFound(f"{store.backend.url}: expected a run of process {here['pid']} on {here['host']}, found none")
+
+
 def makers(store: Store, ref: str) -> list[dict[str, Any]]:
     """Records of living runs that are making a version just now."""
     alive = [r for r in (read_run(store, run) for run in runs(store)[-50:]) if living(r)]

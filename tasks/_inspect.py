@@ -7,7 +7,7 @@ from typing import Any
 
 from storage.errors import NotFound
 from storage.manifest import Manifest
-from storage.runs import last_run, living
+from storage.runs import last_run, living, own_run
 from storage.store import Store
 from storage.verify import damaged
 from tasks._config import Config, environment_settings
@@ -138,7 +138,7 @@ def open_store(path: str | None) -> Store:
 def finished_run(config: Config, refs: dict[str, str]) -> dict[str, Any]:
     """What to tell at the end of a run: each node's ref, the headline figures, where the report lies."""
     store = Store.open(config.settings.store)
-    record = last_run(store)
+    record = own_run(store)
     rows: list[dict[str, Any]] = []
     reports: list[str] = []
     headline: dict[str, Any] = {}

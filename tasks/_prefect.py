@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 import threading
 import time
@@ -10,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
 from prefect import Task, get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -289,8 +292,8 @@ class _Page:
             self._show_progress(key, 100 * event.done / event.total, event.done >= event.total)
         elif event.kind == "table":
             create_table_artifact(event.rows, key=f"{key}-table", description=event.text)
-        elif event.kind == "picture" and len(event.png) * 3 / 4 < _PICTURE_LIMIT:
-            markdown = f"### {event.text}\n\n![{event.text}](data:image/png;base64,{event.png})"
+        elif event.kind == "picture":
+            markdown = f"### {event.text}\n\n![{event.text}]({_data_uri(event.png)})"
             create_markdown_artifact(markdown, key=f"{key}-{_slug(event.text)}", description=event.text)
 
     def _show_progress(self, key: str, percent: float, last: bool) -> None:
@@ -301,6 +304,17 @@ class _Page:
         else:
             return
         self._shown = time.monotonic()
+
+
+def _data_uri(png: str) -> str:
+    """A picture as a run page holds it: the PNG itself when small, else a smaller JPEG; the full one is a view."""
+    if len(png) * 3 / 4 < _PICTURE_LIMIT:
+        return f"data:image/png;base64,{png}"
+    picture = Image.open(io.BytesIO(base64.b64decode(png)), formats=["PNG"]).convert("RGB")
+    picture.thumbnail((900, 900))
+    sink = io.BytesIO()
+    picture.save(sink, format="JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 def _slug(text: str) -> str:
