@@ -311,9 +311,9 @@ def _data_uri(png: str) -> str:
     if len(png) * 3 / 4 < _PICTURE_LIMIT:
         return f"data:image/png;base64,{png}"
     picture = Image.open(io.BytesIO(base64.b64decode(png)), formats=["PNG"]).convert("RGB")
-    picture.thumbnail((900, 900))
+    picture.thumbnail((720, 720))
     sink = io.BytesIO()
-    picture.save(sink, format="JPEG", quality=80)
+    picture.save(sink, format="JPEG", quality=70)
     return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
