@@ -171,6 +171,7 @@ class OpenAttempt:
         if self.attempt.base:
             base = self.store.manifest(self.version.kind, self.attempt.base)
             if base.result_digest() == manifest.result_digest():
+                self._heal(base, manifest)
                 self.close(f"equal to {base.kind}@{base.version}")
                 return base
         for member in (*manifest.members, *manifest.views):
@@ -184,6 +185,16 @@ class OpenAttempt:
             self._drop_checkpoints(keep=0)
             return manifest
         return self.store.manifest(self.version.kind, self.version.name)
+
+    def _heal(self, base: Manifest, again: Manifest) -> None:
+        """Put right the base's damaged members with the equal ones just made."""
+        made = {(m.name, m.sha256): m for m in (*again.members, *again.views)}
+        for member in (*base.members, *base.views):
+            source = made.get((member.name, member.sha256))
+            if source is not None and source.key != member.key:
+                data = self.store.read(source)
+                if not self.store.backend.create(member.key, data):
+                    self._mend(member, data)
 
     def close(self, reason: str) -> None:
         """End the attempt without a version of its own."""

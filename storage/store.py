@@ -131,7 +131,7 @@ class Store:
         return _of(kind, name, parse(Manifest, data, key), key)
 
     def resolve(self, ref: str) -> Manifest:
-        """The manifest a ref `kind@version` names; the version may be shortened to 4 digits if unique.
+        """The manifest a ref `kind@version` names; shortened to 4 digits it means the one complete key so begun.
 
         Raises InvalidInput for something that is no ref, NotFound when nothing complete matches.
         """
@@ -140,8 +140,10 @@ class Store:
             raise InvalidInput(f"ref {ref!r}: expected KIND@VERSION such as saliency@3f9c0a1b2c3d")
         kind, digits, attempt = match[1], match[2], match[3]
         matching = [v for v in self.versions(kind) if v.name.startswith(digits)]
-        numbered = [v for v in matching if v.name[12:] == (attempt or "")]
-        found = numbered if attempt or len(digits) == 12 else matching
+        if attempt or len(digits) == 12:
+            found = [v for v in matching if v.name[12:] == (attempt or "")]
+        else:  # the highest complete attempt of each key
+            found = list({v.name[:12]: v for v in matching if v.state == "complete"}.values())
         if len(found) != 1:
             names = ", ".join(v.ref for v in found) or "none"
             raise NotFound(

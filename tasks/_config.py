@@ -59,6 +59,14 @@ class Config(BaseModel):
         """The nodes that need a node, directly or not."""
         return {n for n in self.nodes if name in self.upstream(n)}
 
+    def narrowed(self, names: Iterable[str]) -> Config:
+        """The config of some nodes and all they need, inputs first, with no other data set."""
+        needed = set(names).union(*(self.upstream(n) for n in names))
+        nodes = _in_order({n: node for n, node in self.nodes.items() if n in needed}, self.source)
+        used = {d for node in nodes.values() for names in node.datasets.values() for d in names}
+        datasets = {n: d for n, d in self.datasets.items() if n in used}
+        return self.model_copy(update={"nodes": nodes, "datasets": datasets})
+
     def params(self, name: str) -> Params:
         node = self.nodes[name]
         return load_stage(node.stage).params.model_validate(node.params)

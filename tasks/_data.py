@@ -243,7 +243,8 @@ class StudentData:
 
     def _usable(self, shard: int) -> list[int]:
         labels = self._labels.shard(shard, self._images.index.shard(shard))
-        return [row for row, label in enumerate(labels) if label is not None]
+        rows = [row for row, label in enumerate(labels) if label is not None]
+        return rows if len(rows) > 1 or not self._permuted else []  # alone in a shard, nobody's label is to be had
 
     def _partner(self, shard: int) -> dict[int, int]:
         """Whose label each row gets: everyone another's, along one shuffled ring."""

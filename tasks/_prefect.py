@@ -66,8 +66,9 @@ def run_nodes(
     """
     store = Store.open(config.settings.store)
     names = list(config.nodes) if wanted is None else [n for n in config.nodes if n in wanted]
+    whole, config = config, config.narrowed(names)
     datasets = _refreshed(store, config, names, rehash)
-    run = Run(store, config.model_dump(mode="json"), command)
+    run = Run(store, whole.model_dump(mode="json"), command)
     session = SESSION.get(Session())
     with run.refreshed():
         try:

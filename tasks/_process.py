@@ -108,7 +108,8 @@ class Child:
     def _read(self, process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            lines.put(line)
+            if line.endswith("\n"):  # a child killed while writing leaves half a line
+                lines.put(line)
         process.wait()
         lines.put(None)
 

@@ -89,7 +89,8 @@ def chosen_config(path: str | None, overrides: list[str]) -> Config:
     if overrides:
         raise InvalidInput("--set goes with --config; the last run's config is used as it was")
     record: dict[str, Any] = last_run(Store.open(environment_settings().store))
-    return Config.model_validate(record["config"])
+    config = Config.model_validate(record["config"])
+    return config.narrowed(config.nodes)  # a record's keys are sorted; nodes stand with their inputs first
 
 
 def redo_shards(config: Config, options: NodeOptions) -> list[int] | None:
@@ -107,7 +108,10 @@ def redo_shards(config: Config, options: NodeOptions) -> list[int] | None:
         from storage.verify import damaged
 
         store = Store.open(config.settings.store)
-        found = sorted({d.shard for d in damaged(store.backend, manifest, deep=True) if d.shard is not None})
+        damage = list(damaged(store.backend, manifest, deep=True))
+        found = sorted({d.shard for d in damage if d.shard is not None})
+        if damage and not found:
+            return None  # no shard's bytes: the whole node is made again, which puts them right
     if not found:
         what = "failed" if options.failed else "damaged"
         raise NotFound(f"{options.node}: no {what} shard in {manifest.kind}@{manifest.version}; nothing to do")

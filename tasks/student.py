@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from storage.canonical import pretty_json
-from storage.errors import InvalidInput
+from storage.errors import GazeflowError, InvalidInput
 from tasks._stage import Context, Input, Params, Result, Stage
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def _trained(context: Context, data: StudentData, classes: int) -> tuple[Student
             done = trainer.step_number
             if done % steps == 0:
                 history.append({"epoch": epoch + 1.0} | sums.means())
+                _check_finite(history[-1])
                 sums = _Sums()
             if clock.due() and done < p.epochs * steps:
                 tensors_now, meta = trainer.state()
@@ -146,6 +148,16 @@ def _trained(context: Context, data: StudentData, classes: int) -> tuple[Student
     if p.device == "cuda":
         torch.cuda.synchronize()
     return trainer, history
+
+
+def _check_finite(means: dict[str, float]) -> None:
+    """Raises GazeflowError naming the losses that are no numbers any more."""
+    wrong = [name for name, value in means.items() if not math.isfinite(value)]
+    if wrong:
+        raise GazeflowError(
+            f"student: expected finite losses in epoch {means['epoch']:.0f}, found others in {', '.join(wrong)}; "
+            "training was stopped and nothing published. Lower learning_rate or the weights of the attention loss"
+        )
 
 
 class _Sums:

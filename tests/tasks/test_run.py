@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from storage.errors import InvalidInput, NotFound
 from storage.runs import Run
+from storage.store import Store
 from tasks._config import load_config
 from tasks._run import NodeOptions, chosen_config, parse_shards, redo_shards, wanted_nodes
 
@@ -92,3 +93,21 @@ def test_without_a_config_the_last_runs_is_meant(
     assert chosen_config(None, []).nodes == made.config.nodes
     with pytest.raises(InvalidInput, match="--set goes with --config"):
         chosen_config(None, ["fixations.cap=6"])
+
+
+def test_the_last_runs_config_has_inputs_first_though_its_record_is_sorted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAZEFLOW_STORE", f"file://{tmp_path}/store")
+    Run(Store.open(f"file://{tmp_path}/store"), DEMO.model_dump(mode="json"), "gazeflow run").end("completed")
+    seen: set[str] = set()
+    for name in chosen_config(None, []).nodes:
+        assert set(DEMO.parents(name)) <= seen
+        seen.add(name)
+    assert seen == set(DEMO.nodes)
+
+
+def test_a_narrowed_config_needs_no_other_data() -> None:
+    narrow = DEMO.narrowed(["fixations"])
+    assert list(narrow.nodes) == ["teacher", "saliency", "fixations"]
+    assert set(narrow.datasets) == {"people", "scenes"}
