@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -163,7 +164,7 @@ def test_the_run_page_shows_progress_tables_and_pictures(finished: Path) -> None
     progress = {key: float(data) for kind, key, data in found if kind == "progress"}
     assert progress.keys() >= {"teacher-progress", "saliency-progress", "student-baseline-progress"}
     assert progress["teacher-progress"] == 100
-    assert all("data:image/png;base64," in data for kind, _, data in found if kind == "markdown")
+    assert all(re.search(r"data:image/(png|jpeg);base64,", data) for kind, _, data in found if kind == "markdown")
     assert {n for n, _ in runs} >= set(NODES)
     assert all("gazeflow" in tags for n, tags in runs if n in NODES)
     assert logs > 0
