@@ -101,7 +101,7 @@ def _extract_chunk(
 
 
 @_kernel
-def _extract_maps(  # type: ignore[no-untyped-def]  # numba infers the types
+def _extract_maps(  # type: ignore[no-untyped-def]  # numba infers
     maps, table, threshold, x, y, peak, found, capped
 ):
     segments = (maps.shape[2] + SEGMENT - 1) // SEGMENT
@@ -115,7 +115,7 @@ def _extract_maps(  # type: ignore[no-untyped-def]  # numba infers the types
 
 
 @_kernel
-def _load(source, work):  # type: ignore[no-untyped-def]
+def _load(source, work):  # type: ignore[no-untyped-def]  # numba infers
     for row in range(source.shape[0]):
         line, greys = work[row], source[row]
         for column in range(greys.shape[0]):
@@ -123,7 +123,7 @@ def _load(source, work):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _extract_map(work, bits, tops, table, width, threshold, x, y, peak):  # type: ignore[no-untyped-def]
+def _extract_map(work, bits, tops, table, width, threshold, x, y, peak):  # type: ignore[no-untyped-def]  # numba infers
     limit = np.float32(0)
     for n in range(len(x) + 1):
         top = _largest(tops)
@@ -141,7 +141,7 @@ def _extract_map(work, bits, tops, table, width, threshold, x, y, peak):  # type
 
 
 @_kernel
-def _subtract(work, bits, tops, table, width, row, column, height):  # type: ignore[no-untyped-def]
+def _subtract(work, bits, tops, table, width, row, column, height):  # type: ignore[no-untyped-def]  # numba infers
     radius = table.shape[0] // 2
     per_row = work.shape[1] // SEGMENT
     left, right = max(0, column - radius), min(width, column + radius + 1)
@@ -153,13 +153,13 @@ def _subtract(work, bits, tops, table, width, row, column, height):  # type: ign
 
 
 @_kernel
-def _refresh(bits, tops, start, stop):  # type: ignore[no-untyped-def]
+def _refresh(bits, tops, start, stop):  # type: ignore[no-untyped-def]  # numba infers
     for segment in range(start, stop):
         tops[segment] = _largest(bits[segment])
 
 
 @_kernel
-def _largest(bits):  # type: ignore[no-untyped-def]
+def _largest(bits):  # type: ignore[no-untyped-def]  # numba infers
     top = bits[0]
     for i in range(bits.shape[0]):
         top = max(top, bits[i])
@@ -167,7 +167,7 @@ def _largest(bits):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _first(bits, wanted):  # type: ignore[no-untyped-def]
+def _first(bits, wanted):  # type: ignore[no-untyped-def]  # numba infers
     index = 0
     while bits[index] != wanted:
         index += 1

@@ -111,6 +111,7 @@ class StudentTrainer:
         self.device = torch.device(device)
         self.recipe = recipe
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        # Any: torch's stubs lack the overload of device and memory format together
         self.student: Any = student.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = _optimizer(student, recipe)
         self.step_number = 0

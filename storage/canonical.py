@@ -1,9 +1,10 @@
-"""Canonical JSON and SHA-256: one byte string for one value, so that keys mean something."""
+"""Canonical JSON, SHA-256 and time: one form for one value, so that keys and records mean something."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -26,3 +27,8 @@ def sha256(data: bytes | memoryview) -> str:
 def digest(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON."""
     return sha256(canonical_json(value))
+
+
+def now() -> str:
+    """The time, UTC, to the second, as records state it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage.attempt import now
-from storage.canonical import pretty_json
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.canonical import now, pretty_json
 from storage.errors import Format, GazeflowError, NotFound
 from storage.manifest import RECORD_LIMIT
 from storage.store import Store
 
 REFRESH_SECONDS = 20
 
-_FIELDS = {"id", "command", "host", "pid", "started", "refreshed", "ended", "state", "nodes", "config"}
+
+class RunRecord(BaseModel):
+    """What a run's record holds at least; more may stand in it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    command: str
+    host: str
+    pid: int
+    started: str
+    refreshed: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    ended: str | None
+    state: str
+    nodes: dict[str, dict[str, Any]]  # name -> what is known of it
+    config: dict[str, Any]
+    order: list[str] = []  # of the config's nodes, inputs first; the keys of JSON are sorted
 
 
 class Run:
@@ -42,13 +58,15 @@ class Run:
             "state": "running",
             "nodes": {},
             "config": config,
+            "order": list(config.get("nodes", {})),
         }
         self._write()
 
     def note(self, node: str, **facts: Any) -> None:
-        """Keep what is known of a node: its state, ref, seconds."""
+        """Keep what is known of a node: its state, ref, seconds, error; an error goes with the state it belongs to."""
         with self._lock:
-            self._record["nodes"].setdefault(node, {}).update(facts)
+            known = {k: v for k, v in self._record["nodes"].get(node, {}).items() if k != "error"}
+            self._record["nodes"][node] = known | facts
             self._write()
 
     def end(self, state: str) -> None:
@@ -89,16 +107,14 @@ def read_run(store: Store, run: str) -> dict[str, Any]:
     key = f"runs/{run}.json"
     data = store.backend.get(key, limit=RECORD_LIMIT)
     try:
-        record = json.loads(data)
-        missing = _FIELDS - record.keys()
-    except (ValueError, AttributeError, RecursionError):
-        missing = _FIELDS
-    if missing:
+        return RunRecord.model_validate_json(data).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(p) for p in first["loc"]) or "the whole"
         raise Format(
-            f"{store.backend.url}/{key}: expected the record of a run, found none with {sorted(missing)[0]!r}; it was "
-            "left as it is. Delete that file, or give --config"
-        )
-    return dict(record)
+            f"{store.backend.url}/{key}: expected the record of a run; {field}: {first['msg']}; it was left as it is. "
+            "Delete that file, or give --config"
+        ) from None
 
 
 def last_run(store: Store) -> dict[str, Any]:
@@ -110,19 +126,27 @@ def last_run(store: Store) -> dict[str, Any]:
 
 
 def own_run(store: Store) -> dict[str, Any]:
-    """The record of this process's newest run; others may run beside it. Raises NotFound."""
+    """The record of this process's newest run; others may run beside it, damaged ones too. Raises NotFound."""
     here = {"host": socket.gethostname(), "pid": os.getpid()}
-    for run in reversed(runs(store)):
-        record = read_run(store, run)
+    for record in _readable(store, reversed(runs(store)), lambda text: None):
         if here.items() <= record.items():
             return record
     raise NotFound(f"{store.backend.url}: expected a run of process {here['pid']} on {here['host']}, found none")
 
 
-def makers(store: Store, ref: str) -> list[dict[str, Any]]:
-    """Records of living runs that are making a version just now."""
-    alive = [r for r in (read_run(store, run) for run in runs(store)[-50:]) if living(r)]
+def makers(store: Store, ref: str, warn: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Records of living runs that are making a version just now; `warn` is told of records that are damaged."""
+    alive = [r for r in _readable(store, runs(store)[-50:], warn) if living(r)]
     return [r for r in alive if {"ref": ref, "state": "running"}.items() <= _last_noted(r, ref).items()]
+
+
+def _readable(store: Store, ids: Iterable[str], warn: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """The records of runs; one that is damaged is history lost, no reason to stop."""
+    for run in ids:
+        try:
+            yield read_run(store, run)
+        except GazeflowError as error:
+            warn(str(error))
 
 
 def _last_noted(record: dict[str, Any], ref: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.canonical import canonical_json
 from storage.errors import InvalidInput, NotFound
+from storage.keys import check_name
 from tasks._datasets import DatasetConfig
+from tasks._mistakes import explained, fields_at, nearest
 from tasks._settings import Settings
 from tasks._stage import Params, Stage, load_stage, stage_names
 
@@ -28,7 +29,7 @@ class Node(BaseModel):
     name: str
     stage: str
     params: dict[str, Any]  # fully expanded
-    inputs: dict[str, list[str]]  # role -> nodes
+    inputs: dict[str, list[str]]  # role -> nodes, or refs of versions made before
     datasets: dict[str, list[str]]  # role -> names of datasets
 
 
@@ -44,11 +45,11 @@ class Config(BaseModel):
 
     def node(self, name: str) -> Node:
         if name not in self.nodes:
-            raise NotFound(f"{self.source}: no node {name!r}; {_nearest(name, self.nodes)}")
+            raise InvalidInput(f"{self.source}: no node {name!r}; {nearest(name, self.nodes)}")
         return self.nodes[name]
 
     def parents(self, name: str) -> list[str]:
-        return sorted({n for nodes in self.nodes[name].inputs.values() for n in nodes})
+        return sorted({n for names in self.nodes[name].inputs.values() for n in names if not is_ref(n)})
 
     def upstream(self, name: str) -> set[str]:
         """The nodes a node needs, directly or not."""
@@ -59,11 +60,15 @@ class Config(BaseModel):
         """The nodes that need a node, directly or not."""
         return {n for n in self.nodes if name in self.upstream(n)}
 
+    def sources(self, names: Iterable[str]) -> set[str]:
+        """The data sets that nodes read themselves."""
+        return {d for n in names for datasets in self.nodes[n].datasets.values() for d in datasets}
+
     def narrowed(self, names: Iterable[str]) -> Config:
         """The config of some nodes and all they need, inputs first, with no other data set."""
         needed = set(names).union(*(self.upstream(n) for n in names))
         nodes = _in_order({n: node for n, node in self.nodes.items() if n in needed}, self.source)
-        used = {d for node in nodes.values() for names in node.datasets.values() for d in names}
+        used = self.sources(nodes)
         datasets = {n: d for n, d in self.datasets.items() if n in used}
         return self.model_copy(update={"nodes": nodes, "datasets": datasets})
 
@@ -73,7 +78,7 @@ class Config(BaseModel):
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a config file; `overrides` are `table.key=value` with TOML values.
+    """Read and check a config file; `overrides` are `table.key=value` with TOML values, for tables that it has.
 
     `path` is a file, or the name of a preset in flows/configs/. Raises NotFound or InvalidInput; an unknown
     key is named with its file and the nearest known one.
@@ -84,8 +89,13 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file}: not valid TOML: {error}") from None
     given = [_parse_override(o) for o in overrides]
+    known = _addressable(tables, path) if given else []
     for keys, value in given:
         _assign(tables, keys, value)
+        made = [t for t in _addressable(tables, path) if t not in known]
+        if made:
+            told = f"it changes tables that {path} has, and [{made[0]}] is none of them"
+            raise InvalidInput(f"--set {'.'.join(keys)}: {told}; {nearest(made[0], known)}")
     in_settings = {k[1]: v for k, v in given if k[0] == "settings" and len(k) == 2}
     return build_config(tables, str(path), in_settings)
 
@@ -106,8 +116,7 @@ def build_config(tables: Mapping[str, Any], source: str, in_settings: Mapping[st
     settings = _settings(_table(rest.pop("settings", {}), f"{source} [settings]"), in_settings, source)
     sources = _table(rest.pop("datasets", {}), f"{source} [datasets]")
     datasets = {n: _dataset(n, t, source) for n, t in sources.items()}
-    flat = [pair for stage, table in rest.items() for pair in _nodes_of(stage, table, source)]
-    nodes = {name: _node(name, table, source) for name, table in flat}
+    nodes = {name: _node(name, table, source) for name, table in _node_tables(rest, source).items()}
     nodes = {name: _with_inputs(node, nodes, datasets, source) for name, node in nodes.items()}
     return Config(source=source, settings=settings, datasets=datasets, nodes=_in_order(nodes, source))
 
@@ -129,7 +138,7 @@ def _settings(table: Mapping[str, Any], in_settings: Mapping[str, Any], source: 
         from_file = {k: v for k, v in table.items() if f"GAZEFLOW_{k.upper()}" not in os.environ}
         return Settings(**from_file | dict(in_settings))
     except ValidationError as error:
-        raise _explained(error, Settings, f"{source} [settings]") from None
+        raise explained(error, Settings, f"{source} [settings]") from None
 
 
 def _dataset(name: str, given: Any, source: str) -> DatasetConfig:
@@ -144,7 +153,13 @@ def _dataset(name: str, given: Any, source: str) -> DatasetConfig:
             format=table["format"], path=str(table["path"]), generate=table.get("generate"), options=options
         )
     except ValidationError as error:
-        raise _explained(error, DatasetConfig, where) from None
+        raise explained(error, DatasetConfig, where) from None
+
+
+def _node_tables(tables: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
+    """The table of every node, by its name."""
+    stages = {k: t for k, t in tables.items() if k not in ("settings", "datasets")}
+    return dict(pair for stage, table in stages.items() for pair in _nodes_of(stage, table, source))
 
 
 def _nodes_of(name: str, table: Any, source: str) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -152,14 +167,17 @@ def _nodes_of(name: str, table: Any, source: str) -> Iterable[tuple[str, dict[st
     stage = name.split(".")[0]
     if stage not in stage_names():
         known = [*stage_names(), "datasets", "settings"]
-        raise InvalidInput(f"{source}: unknown key {name!r}; {_nearest(stage, known)}")
+        raise InvalidInput(f"{source}: unknown key {name!r}; {nearest(stage, known)}")
     table = _table(table, f"{source} [{name}]")
     fields = load_stage(stage).params.model_fields
     below = {k: v for k, v in table.items() if isinstance(v, dict) and k not in fields and k not in RESERVED}
     own = {k: v for k, v in table.items() if k not in below}
     yield name, own
     for key, override in below.items():
-        yield from _nodes_of(f"{name}.{key}", _merged(own, override), source)
+        if "." in key:  # it would be taken for two
+            raise InvalidInput(f"{source} [{name}]: node {key!r}: expected a name without a dot in quotes; rename it")
+        check_name(key, f"{source} [{name}]: node")
+        yield from _nodes_of(check_name(f"{name}.{key}", f"{source}: node"), _merged(own, override), source)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,12 +193,12 @@ def _node(name: str, table: dict[str, Any], source: str) -> Node:
     try:
         params = stage.params.model_validate(given).model_dump(mode="json")
     except ValidationError as error:
-        raise _explained(error, stage.params, f"{source} [{name}]") from None
+        raise explained(error, stage.params, f"{source} [{name}]") from None
     listed = {key: _roles(table.get(key, {}), f"{source} [{name}] {key}") for key in RESERVED}
     for key, roles in (("inputs", stage.inputs), ("datasets", stage.datasets)):
         for role in listed[key]:
             if role not in roles:
-                raise InvalidInput(f"{source} [{name}] {key}: unknown role {role!r}; {_nearest(role, roles)}")
+                raise InvalidInput(f"{source} [{name}] {key}: unknown role {role!r}; {nearest(role, roles)}")
     return Node(name=name, stage=stage.name, params=params, **listed)
 
 
@@ -199,8 +217,11 @@ def _with_inputs(node: Node, nodes: Mapping[str, Node], datasets: Mapping[str, A
     inputs = {role: node.inputs.get(role, [i.node]) for role, i in stage.inputs.items()}
     for role, names in inputs.items():
         for name in names:
+            if is_ref(name):
+                _check_kind(name, stage.inputs[role].kind, f"{source} [{node.name}] input {role}")
+                continue
             if name not in nodes:
-                raise InvalidInput(f"{source} [{node.name}] input {role}: no node {name!r}; {_nearest(name, nodes)}")
+                raise InvalidInput(f"{source} [{node.name}] input {role}: no node {name!r}; {nearest(name, nodes)}")
             if nodes[name].stage != stage.inputs[role].kind:
                 raise InvalidInput(
                     f"{source} [{node.name}] input {role}: expected a node of stage {stage.inputs[role].kind}, "
@@ -217,9 +238,19 @@ def _with_inputs(node: Node, nodes: Mapping[str, Node], datasets: Mapping[str, A
             )
         for name in node.datasets[role]:
             if name not in datasets:
-                near = _nearest(name, datasets)
+                near = nearest(name, datasets)
                 raise InvalidInput(f"{source} [{node.name}] dataset {role}: no [datasets.{name}]; {near}")
     return node.model_copy(update={"inputs": inputs})
+
+
+def is_ref(name: str) -> bool:
+    """Whether an input is a version (saliency@3f9c0a1b2c3d) or a tag (saliency:prod), not a node."""
+    return "@" in name or ":" in name
+
+
+def _check_kind(ref: str, kind: str, where: str) -> None:
+    if ref.partition("@")[0].partition(":")[0] != kind:
+        raise InvalidInput(f"{where}: expected a version or tag of {kind}, found {ref!r}")
 
 
 def _in_order(nodes: dict[str, Node], source: str) -> dict[str, Node]:
@@ -227,7 +258,7 @@ def _in_order(nodes: dict[str, Node], source: str) -> dict[str, Node]:
     ordered: dict[str, Node] = {}
     while len(ordered) < len(nodes):
         left = [n for n in nodes.values() if n.name not in ordered]
-        ready = [n for n in left if all(p in ordered for parents in n.inputs.values() for p in parents)]
+        ready = [n for n in left if all(p in ordered for names in n.inputs.values() for p in names if not is_ref(p))]
         if not ready:
             raise InvalidInput(f"{source}: the nodes {sorted(nodes.keys() - ordered)} need each other in a ring")
         ordered |= {n.name: n for n in ready}
@@ -253,29 +284,14 @@ def _assign(tables: dict[str, Any], keys: list[str], value: Any) -> None:
     tables[keys[-1]] = value
 
 
-def _explained(error: ValidationError, model: type[BaseModel], where: str) -> InvalidInput:
-    """The first thing wrong, in our own words: which key, what was expected, what is near."""
-    first = error.errors()[0]
-    key = ".".join(str(p) for p in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
-        return InvalidInput(f"{where}: unknown key {key!r}; {_nearest(str(first['loc'][-1]), known)}")
-    return InvalidInput(f"{where}: {key}: {first['msg']}, found {first.get('input')!r}")
-
-
-def _fields_at(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
-    for part in loc:
-        inner = model.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+def _addressable(tables: Mapping[str, Any], source: str) -> list[str]:
+    """The tables that --set may name: settings, data sets, nodes and the tables in them."""
+    found = ["settings", *(f"datasets.{n}" for n in _table(tables.get("datasets", {}), f"{source} [datasets]"))]
+    for name in _node_tables(tables, source):
+        params = load_stage(name.split(".")[0]).params
+        inner = [f for f in params.model_fields if fields_at(params, [f])]
+        found += [name, *(f"{name}.{key}" for key in (*inner, *RESERVED))]
+    return found
 
 
 def config_bytes(config: Config) -> bytes:

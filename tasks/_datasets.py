@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,24 @@ def reopen(store: Store, name: str, config: DatasetConfig) -> OpenDataset:
     return OpenDataset(name, open_dataset(config.format, config.path, **config.options), index)
 
 
+def refreshed(
+    store: Store, configs: Mapping[str, DatasetConfig], used: Collection[str], rehash: bool = False
+) -> dict[str, OpenDataset]:
+    """Datasets by name: the used ones as they are now, the others as last seen, listed if never."""
+    datasets = {n: refresh(store, n, c, rehash) for n, c in configs.items() if n in used}
+    for name, config in configs.items():
+        if name not in used:
+            try:
+                datasets[name] = reopen(store, name, config)
+            except NotFound:
+                datasets[name] = refresh(store, name, config)
+    return datasets
+
+
 def _pointer(config: DatasetConfig) -> str:
     """Where the index of this source as last listed lies: one object per source and way of reading."""
-    source = canonical_json([config.format, str(Path(config.path).absolute()), config.options])
+    place = config.path if "://" in config.path else str(Path(config.path).absolute())
+    source = canonical_json([config.format, place, config.options])
     return f"datasets/sources/{digest(source.decode())[:16]}.parquet"
 
 

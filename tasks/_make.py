@@ -13,10 +13,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from storage.attempt import OpenAttempt, now, open_attempt
+from storage.attempt import OpenAttempt, open_attempt
+from storage.canonical import now
 from storage.errors import InvalidInput
 from storage.manifest import Key, Manifest, Producer, ShardRecord
 from storage.store import Store, Version
+from storage.verify import damaged
 from tasks._config import Config
 from tasks._datasets import reopen
 from tasks._plan import adoptable, datasets_of, inputs_of, reusable, shard_key
@@ -161,15 +163,28 @@ def _publish(order: Order, context: Context, result: Result, records: list[Shard
             summary=result.summary,
             seconds=round(seconds, 3),
             published=now(),
-            producer=producer(str(getattr(context.params, "device", "cpu"))),
+            producer=producer(str(getattr(context.params, "device", "cpu")), context.store.create_only),
             run=order.run,
         )
     )
     if manifest.version != order.version:
         context.log(f"{order.node}: made again with the same result as {manifest.kind}@{manifest.version}")
+        _tell_damaged_views(order, context, manifest)
     elif manifest.run != order.run:
         context.log(f"WARNING {order.node}: another run published {manifest.kind}@{manifest.version} first; using it")
     return f"{manifest.kind}@{manifest.version}"
+
+
+def _tell_damaged_views(order: Order, context: Context, manifest: Manifest) -> None:
+    """A view that came out with other bytes cannot stand in for one that is damaged: its manifest never changes."""
+    views = manifest.model_copy(update={"members": [], "shards": []})
+    names = [d.member.name for d in damaged(context.store.backend, views, deep=True)]
+    if names:
+        context.log(
+            f"WARNING {order.node}: expected to put right the damaged views {', '.join(names)} of "
+            f"{manifest.kind}@{manifest.version}, made others; its results are whole, and nothing was replaced. "
+            "To mend the views too, run again with the release and packages that its manifest names"
+        )
 
 
 def _check_failures(order: Order, context: Context, result: Result) -> None:
@@ -210,8 +225,8 @@ def _attempt(store: Store, order: Order) -> OpenAttempt:
     return OpenAttempt(store, version, store.attempt(version))
 
 
-def producer(device: str) -> Producer:
-    """What makes results here: release, commit, libraries, device."""
+def producer(device: str, create_only: bool) -> Producer:
+    """What makes results here: release, commit, libraries, device, and what the store promises."""
     torch = sys.modules.get("torch")
     try:
         release = metadata.version("gazeflow")
@@ -223,6 +238,7 @@ def producer(device: str) -> Producer:
         python=platform.python_version(),
         torch=getattr(torch, "__version__", None),
         device=device,
+        create_only=create_only,
     )
 
 

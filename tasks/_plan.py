@@ -9,10 +9,10 @@ from typing import Any, Literal
 from storage.attempt import OpenAttempt
 from storage.canonical import digest
 from storage.datasets.base import AttentionReader
-from storage.errors import InvalidInput
+from storage.errors import GazeflowError, InvalidInput
 from storage.manifest import Key, Manifest, ShardRecord
 from storage.store import Store
-from tasks._config import Config
+from tasks._config import Config, is_ref
 from tasks._datasets import OpenDataset
 from tasks._stage import Shard, Stage, load_stage
 
@@ -42,12 +42,32 @@ def node_key(config: Config, name: str, refs: Mapping[str, str], datasets: Mappi
         stage=stage.name,
         stage_version=stage.version,
         params=node.params,
-        inputs={role: [refs[n] for n in nodes] for role, nodes in node.inputs.items()},
+        inputs={role: [n if is_ref(n) else refs[n] for n in names] for role, names in node.inputs.items()},
         datasets={
             role: [datasets[n].identity(config.datasets[n].options) for n in names]
             for role, names in node.datasets.items()
         },
     )
+
+
+def pinned(config: Config, store: Store) -> Config:
+    """The config with every tag and shortened ref among its inputs replaced by the version it means now.
+
+    Raises NotFound for one that means none, InvalidInput for one that is no ref, naming file, node and role.
+    """
+    nodes = {}
+    for name, node in config.nodes.items():
+        where = f"{config.source} [{name}] input"
+        inputs = {r: [_pinned(n, store, f"{where} {r}") for n in names] for r, names in node.inputs.items()}
+        nodes[name] = node.model_copy(update={"inputs": inputs})
+    return config.model_copy(update={"nodes": nodes})
+
+
+def _pinned(name: str, store: Store, where: str) -> str:
+    try:
+        return store.resolve(name).ref if is_ref(name) else name
+    except GazeflowError as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 def reusable(ready: Mapping[str, ShardRecord], key: Key, shard: Shard) -> ShardRecord | None:

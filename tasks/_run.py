@@ -88,7 +88,7 @@ def chosen_config(path: str | None, overrides: list[str]) -> Config:
         return load_config(path, overrides)
     if overrides:
         raise InvalidInput("--set goes with --config; the last run's config is used as it was")
-    record: dict[str, Any] = last_run(Store.open(environment_settings().store))
+    record: dict[str, Any] = last_run(Store.existing(environment_settings().store))
     config = Config.model_validate(record["config"])
     return config.narrowed(config.nodes)  # a record's keys are sorted; nodes stand with their inputs first
 
@@ -107,7 +107,7 @@ def redo_shards(config: Config, options: NodeOptions) -> list[int] | None:
     else:
         from storage.verify import damaged
 
-        store = Store.open(config.settings.store)
+        store = Store.existing(config.settings.store)
         damage = list(damaged(store.backend, manifest, deep=True))
         found = sorted({d.shard for d in damage if d.shard is not None})
         if damage and not found:
@@ -132,9 +132,10 @@ def _known_shards(config: Config, node: str, numbers: list[int]) -> list[int]:
 def current_manifest(config: Config, node: str) -> Any:
     """The manifest of the version a node has now. Raises NotFound when it has none."""
     from tasks._datasets import reopen
-    from tasks._plan import plan_run
+    from tasks._plan import pinned, plan_run
 
-    store = Store.open(config.settings.store)
+    store = Store.existing(config.settings.store)
+    config = pinned(config, store)
     datasets = {n: reopen(store, n, d) for n, d in config.datasets.items()}
     plan = next(p for p in plan_run(config, store, datasets, list(config.nodes)) if p.node == node)
     if plan.state != "hit":

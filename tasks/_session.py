@@ -18,13 +18,11 @@ from typing import Any
 from storage.errors import Transient
 from tasks._inspect import finished_run
 from tasks._run import NodeOptions, PipelineOptions, chosen_config
-from tasks._stage import Event
+from tasks._terminal import terminal
 
 _START_SECONDS = 600  # it is waited for while it lives: a busy machine is no fault
-_LINE_SECONDS = 10  # between two lines of one node's progress
 
 Flow = Callable[[Any], dict[str, str]]
-Show = Callable[[str, Event], None]
 
 
 def run_flow(load: Callable[[], Flow], options: PipelineOptions | NodeOptions) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def run_flow(load: Callable[[], Flow], options: PipelineOptions | NodeOptions) -
     config = chosen_config(options.config, options.set)  # wrong input is told before anything starts
     os.environ.update(_quiet() | os.environ)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes its last folder alone
-    with _server(), _terminal() as show:
+    with _server(), terminal() as show:
         from tasks._prefect import SESSION, Session
 
         flow = load()
@@ -136,64 +134,3 @@ def _stop_on_signal(cancel: threading.Event) -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _terminal() -> Iterator[Show]:
-    """Progress bars on a terminal, plain lines elsewhere, on standard error."""
-    if not sys.stderr.isatty():
-        yield _plain_lines()
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bars: dict[str, Any] = {}
-
-        def show(node: str, event: Event) -> None:
-            if event.kind == "log":
-                progress.console.print(f"{node}: {event.text}", highlight=False, markup=False)
-            elif event.kind == "progress":
-                if node not in bars:
-                    bars[node] = progress.add_task(node, total=event.total, unit=event.unit, rate="", text="")
-                speed = progress.tasks[bars[node]].speed
-                rate = f"{speed:.1f}/s" if speed else ""
-                progress.update(bars[node], completed=event.done, total=event.total, rate=rate, text=event.text[:60])
-
-        yield show
-
-
-def _plain_lines() -> Show:
-    began: dict[str, float] = {}
-    told: dict[str, float] = {}
-
-    def show(node: str, event: Event) -> None:
-        now = time.monotonic()
-        if event.kind == "log":
-            print(f"{node}: {event.text}", file=sys.stderr, flush=True)
-        elif event.kind == "progress" and (event.done >= event.total or now - told.get(node, 0) > _LINE_SECONDS):
-            told[node] = now
-            print(_line(node, event, now - began.setdefault(node, now)), file=sys.stderr, flush=True)
-
-    return show
-
-
-def _line(node: str, event: Event, seconds: float) -> str:
-    """Progress as one line: so many of so many, the rate and the time to go once they are known."""
-    line = f"{node}: {event.done:.0f}/{event.total:.0f} {event.unit}"
-    if seconds and event.done:
-        left = seconds * (event.total - event.done) / event.done
-        line += f", {event.done / seconds:.1f}/s, ETA {left:.0f} s"
-    return f"{line}; {event.text}" if event.text else line

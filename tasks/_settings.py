@@ -11,7 +11,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GAZEFLOW_", extra="forbid", frozen=True)
 
-    store: str = Field("file://./.gazeflow/store", description="where artifacts lie: file://PATH")
+    store: str = Field("file://./.gazeflow/store", description="where artifacts lie: file://PATH or s3://BUCKET/PREFIX")
     workers: int = Field(2, ge=1, description="nodes that run side by side")
     shards_per_task: int = Field(16, ge=1, description="shards in one Prefect task run")
     decoders: int = Field(2, ge=1, description="threads that decode images beside inference")

@@ -7,7 +7,6 @@ models when they run, so that `gazeflow --help` and `plan` start without torch.
 from __future__ import annotations
 
 import base64
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import tasks
 from storage.errors import InvalidInput
 from storage.manifest import Manifest, Member, ShardRecord
 from storage.store import Store
+from tasks._mistakes import nearest
 
 if TYPE_CHECKING:
     from storage.attempt import OpenAttempt
@@ -154,9 +154,7 @@ def stage_names() -> list[str]:
 def load_stage(name: str) -> Stage:
     """The stage of that name. Raises InvalidInput naming the nearest known one."""
     if name not in stage_names():
-        near = difflib.get_close_matches(name, stage_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(stage_names())}"
-        raise InvalidInput(f"stage {name!r}: no such stage; {hint}")
+        raise InvalidInput(f"stage {name!r}: no such stage; {nearest(name, stage_names())}")
     stage = importlib.import_module(f"tasks.{name}").STAGE
     assert isinstance(stage, Stage)
     assert stage.name == name, f"tasks/{name}.py declares a stage named {stage.name}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from models.teacher import Teacher
     from storage.manifest import Member
-    from tasks._data import Viewed
+    from tasks._data.gaze import Viewed
     from tasks._evaluation.networks import Arithmetic, Arm, Predictor
     from tasks._evaluation.readouts import HeldOut, Readouts
     from tasks._evaluation.scoring import Table
@@ -40,7 +40,7 @@ def run(context: Context) -> Result:
     """Refit readouts, score everything on the attention set, measure accuracy, test, and write the report."""
     import torch
 
-    from tasks import _data
+    from tasks._data.gaze import viewed_images
     from tasks._evaluation import results
     from tasks._evaluation.accuracy import probe_accuracy
     from tasks._evaluation.networks import Arithmetic, load_arms
@@ -49,7 +49,7 @@ def run(context: Context) -> Result:
     p: EvaluationParams = context.params
     torch.set_num_threads(p.threads)
     how, threads = Arithmetic(p.device, p.dtype), context.settings.decoders
-    viewed = _data.viewed_images(context.datasets["attention"])
+    viewed = viewed_images(context.datasets["attention"])
     teacher = load_teacher(context.store, context.inputs["teacher"][0]).to(p.device)
     arms = load_arms(context.store, context.inputs, p.device)
     held = _held_out(context, teacher, arms, how)
@@ -166,7 +166,7 @@ def _shown(
     p: EvaluationParams, table: Table, number: int, viewed: Sequence[Viewed], predictors: Sequence[Predictor]
 ) -> Row:
     """One image of the montage: each predictor's map, of the first seed where there are several."""
-    from tasks._data import gaze_of
+    from tasks._data.gaze import gaze_of
     from tasks._evaluation.scoring import densities_of
     from tasks._report.montage import Row
 

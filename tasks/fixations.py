@@ -11,9 +11,9 @@ from pydantic import Field
 from storage.canonical import digest
 from storage.images import decode_png_gray
 from storage.manifest import Manifest, ShardRecord
+from storage.parallel import ordered_map
 from storage.shards import SALIENCY_SCHEMA, FixationsRow, read_png, read_table, write_fixations
 from tasks._datasets import OpenDataset
-from tasks._parallel import ordered_map
 from tasks._stage import Context, Input, Params, Result, Shard, Sharded, ShardResult, Stage
 
 _BLOCK = 64  # maps in one call of the kernel

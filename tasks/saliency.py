@@ -17,9 +17,9 @@ from storage.datasets.base import Image
 from storage.errors import InvalidInput
 from storage.images import decode_rgb, encode_png_gray
 from storage.manifest import Manifest, ShardRecord
+from storage.parallel import ordered_map
 from storage.shards import SaliencyRow, write_saliency
 from tasks._datasets import OpenDataset
-from tasks._parallel import ordered_map
 from tasks._stage import Context, Input, Params, Result, Shard, Sharded, ShardResult, Stage
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _label_shard(context: Context, teacher: Teacher, shard: Shard) -> ShardResul
 def decoded(dataset: OpenDataset, image: Image, side: int) -> Decoded:
     """Read, decode and squash an image; one that cannot be decoded carries its error."""
     from models.augment import squash
-    from tasks._data import read_verified
+    from tasks._data.images import read_verified
 
     try:
         pixels = decode_rgb(read_verified(dataset, image))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from models.training import StudentTrainer
     from storage.manifest import Manifest
     from storage.store import Store
-    from tasks._data import StudentData
+    from tasks._data.student import StudentData
 
 
 class Colour(Params):
@@ -75,14 +75,16 @@ def run(context: Context) -> Result:
     """Train to the last epoch, from the last checkpoint if there is one."""
     import torch
 
-    from tasks import _checkpoint, _data
+    from tasks import _checkpoint
+    from tasks._data.labels import LabelReader
+    from tasks._data.student import StudentData
     from tasks._report.pictures import curves
 
     p: StudentParams = context.params
     torch.set_num_threads(p.threads)
     images = context.datasets["images"][0]
-    labels = _data.LabelReader(context.store, context.inputs["saliency"][0], context.inputs["fixations"][0])
-    data = _data.StudentData(images, labels, p.labels == "permuted", p.seed)
+    labels = LabelReader(context.store, context.inputs["saliency"][0], context.inputs["fixations"][0])
+    data = StudentData(images, labels, p.labels == "permuted", p.seed)
     trainer, history = _trained(context, data, len(images.index.classes))
     context.report_table("last epoch", history[-1:])
     weights = trainer.student.state_dict()
@@ -105,8 +107,9 @@ def _trained(context: Context, data: StudentData, classes: int) -> tuple[Student
     import torch
 
     from models.training import StudentTrainer
-    from tasks import _checkpoint, _data
-    from tasks._parallel import ordered_map
+    from storage.parallel import ordered_map
+    from tasks import _checkpoint
+    from tasks._data.student import batch_places, student_batch
     from tasks._training import Clock
 
     p: StudentParams = context.params
@@ -122,15 +125,15 @@ def _trained(context: Context, data: StudentData, classes: int) -> tuple[Student
     if saved:
         step, tensors, state = saved
         held = _checkpoint.unpack(tensors, "student checkpoint")
-        trainer.restore({k: v for k, v in held.items() if not k.startswith("sums/")}, state["trainer"])  # type: ignore[arg-type]
-        history, sums = list(state["history"]), _Sums.restored(state["sums"])  # type: ignore[call-overload]
+        trainer.restore({k: v for k, v in held.items() if not k.startswith("sums/")}, state["trainer"])
+        history, sums = list(state["history"]), _Sums.restored(state["sums"])
         context.log(f"going on after step {step}")
     clock = Clock(context.settings.checkpoint_seconds)
     for epoch in range(trainer.step_number // steps, p.epochs):
-        places = _data.batch_places(data.order(epoch), p.batch_size, trainer.step_number % steps)
+        places = batch_places(data.order(epoch), p.batch_size, trainer.step_number % steps)
 
         def load(batch: list[tuple[int, int]], epoch: int = epoch) -> Any:
-            return _data.student_batch(data, batch, p.size, p.crop_area, p.seed, epoch)
+            return student_batch(data, batch, p.size, p.crop_area, p.seed, epoch)
 
         for batch in ordered_map(load, places, min(p.threads, context.settings.decoders), 3):
             sums.add(trainer.step(batch))

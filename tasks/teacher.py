@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.teacher_training import TeacherTrainer
     from storage.manifest import Manifest
     from storage.store import Store
-    from tasks._data import Viewed
+    from tasks._data.gaze import Viewed
 
 METRICS = ("cc", "nss", "kld", "sim", "auc_judd")
 
@@ -49,18 +49,19 @@ def run(context: Context) -> Result:
     import torch
 
     from models.alignment import centre_prior
-    from tasks import _checkpoint, _data
+    from tasks import _checkpoint
+    from tasks._data.gaze import gaze_of, viewed_images
     from tasks._report.pictures import curves, map_rows
 
     p: TeacherParams = context.params
     torch.set_num_threads(p.threads)
-    rows = _data.viewed_images(context.datasets["attention"])
+    rows = viewed_images(context.datasets["attention"])
     held, training = split_held_out(rows, p.held_out)
     context.log(f"{len(training)} images to train on, {len(held)} held out")
     trainer, history = _trained(context, training, held)
     weights = trainer.result()
     trainer.averaged.load_state_dict(weights)
-    prior = centre_prior([_data.gaze_of(r.attention) for r in training], p.size, p.sigma)
+    prior = centre_prior([gaze_of(r.attention) for r in training], p.size, p.sigma)
     metrics, examples = _scored(trainer.averaged, held, prior, p)
     context.report_table("held-out images", metrics["table"])
     pictures = [
@@ -85,7 +86,7 @@ def split_held_out(rows: list[Viewed], share: float) -> tuple[list[Viewed], list
 
     Raises InvalidInput when there are fewer than four.
     """
-    from tasks._data import key_hash
+    from tasks._data.images import key_hash
 
     ranked = sorted(rows, key=lambda r: (key_hash(r.image.key), r.dataset.name))
     if len(rows) < 4:
@@ -102,8 +103,9 @@ def _trained(
 ) -> tuple[TeacherTrainer, list[dict[str, Any]]]:
     from models.teacher import TeacherConfig
     from models.teacher_training import TeacherRecipe, TeacherTrainer
-    from tasks import _checkpoint, _data
-    from tasks._parallel import ordered_map
+    from storage.parallel import ordered_map
+    from tasks import _checkpoint
+    from tasks._data.gaze import teacher_batch
     from tasks._training import Clock
 
     p: TeacherParams = context.params
@@ -116,11 +118,11 @@ def _trained(
     history: list[dict[str, Any]] = []
     saved = context.attempt.last_checkpoint()
     if saved:
-        trainer.restore(_checkpoint.unpack(saved[1], "teacher checkpoint"), saved[2]["trainer"])  # type: ignore[arg-type]
-        history = list(saved[2]["history"])  # type: ignore[call-overload]
+        trainer.restore(_checkpoint.unpack(saved[1], "teacher checkpoint"), saved[2]["trainer"])
+        history = list(saved[2]["history"])
         context.log(f"going on after epoch {len(history)}")
     held_batches = [
-        _data.teacher_batch(held[i : i + p.batch_size], p.size, p.sigma) for i in range(0, len(held), p.batch_size)
+        teacher_batch(held[i : i + p.batch_size], p.size, p.sigma) for i in range(0, len(held), p.batch_size)
     ]
     clock = Clock(context.settings.checkpoint_seconds)
     for epoch in range(len(history), p.epochs):
@@ -130,7 +132,7 @@ def _trained(
         batches = [[training[i] for i in order[s * p.batch_size : (s + 1) * p.batch_size]] for s in range(steps)]
 
         def load(rows: list[Viewed], epoch: int = epoch) -> Any:
-            return _data.teacher_batch(rows, p.size, p.sigma, [epoch] * len(rows), p.seed)
+            return teacher_batch(rows, p.size, p.sigma, [epoch] * len(rows), p.seed)
 
         losses = [trainer.step(b) for b in ordered_map(load, batches, context.settings.decoders, 4)]
         score = trainer.evaluate(held_batches)
@@ -154,7 +156,7 @@ def _scored(
 ) -> tuple[dict[str, Any], list[Any]]:
     """Mean metrics of teacher and centre prior on the held-out images, and a few examples to look at."""
     from models.alignment import references, score, to_frame
-    from tasks._data import gaze_of
+    from tasks._data.gaze import gaze_of
 
     rows: dict[str, list[dict[str, float]]] = {"teacher": [], "centre_prior": []}
     examples: list[Any] = []

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 TINY = """
 [settings]
 store = "file://{store}"
@@ -81,7 +83,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see only the settings they make themselves."""
     import os
 
-    for name in [n for n in os.environ if n.startswith(("GAZEFLOW_", "PREFECT_"))]:
+    for name in [n for n in os.environ if n.startswith(("GAZEFLOW_", "PREFECT_", "AWS_"))]:
         monkeypatch.delenv(name)
 
 

@@ -72,6 +72,7 @@ def _contents(devkit: Path) -> dict[str, bytes]:
     try:
         with tarfile.open(paths[0], "r:gz") as tar:
             found = {i.name.rpartition("/")[2]: i for i in tar if i.isreg() and i.size <= _MAX_BYTES}
+            # extractfile gives None for what is no regular file alone
             return {name: tar.extractfile(found[name]).read() for name in (TRUTH, META)}  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, KeyError) as error:
         raise InvalidInput(

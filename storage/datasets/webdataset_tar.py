@@ -1,8 +1,10 @@
 """WebDataset tars: a folder of them, one, or a brace pattern such as `DIR/train-{000000..000146}.tar`.
 
+They lie on this machine or in an object store (`s3://bucket/imagenet/train-{000000..000146}.tar`).
 A sample is the members that share a name up to the first dot of the base name, as in webdataset. Its image
 is the member .jpg, .jpeg, .png or .webp; its label is the number in .cls, else "label" in .json, else none.
-The tars are the shards, in the order of the pattern (of the names, for a folder), and samples keep theirs.
+The tars are the shards, in the order of their paths, which the fingerprint is of; a pattern that gives another
+order is refused, since its shards would have other numbers under the same fingerprint. Samples keep their order.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.datasets._folder import IMAGE_SUFFIXES, Folder, is_hidden, list_files, read_range, stat_file
+from storage.datasets._folder import IMAGE_SUFFIXES, is_hidden
+from storage.datasets._places import place_of
 from storage.datasets._tar import Member, members
 from storage.datasets.base import File, Image
 from storage.errors import InvalidInput
@@ -25,23 +29,29 @@ _MAX_TARS = 1_000_000
 _MAX_LABEL_BYTES = 16 << 20  # of a .cls or .json member
 
 
-class Reader(Folder):
+class Reader:
     """Images inside tars, which are read in place. `classes` names the labels, in their order."""
 
     def __init__(self, path: str, classes: list[str] | None = None) -> None:
-        path = str(path).removeprefix("file://")
-        if "://" in path or path.startswith("pipe:"):
-            raise InvalidInput(
-                f"{path}: expected a local folder or pattern of tars. Fetch the tars, then name their folder."
-            )
-        pattern = Path(path)
-        self._names = None if pattern.is_dir() else _expand(path)
-        super().__init__(pattern if pattern.is_dir() else _literal_folder(path))
+        path = str(path).removeprefix("file://").rstrip("/")
+        if path.startswith("pipe:"):
+            raise InvalidInput(f"{path}: expected a folder or pattern of tars, here or in an object store (s3://).")
+        self._place = place_of(path if _is_folder(path) else _literal_folder(path))
+        self._names = None if _is_folder(path) else _in_order(_expand(path), self._place.root, path)
         self._classes = () if classes is None else tuple(classes)
 
     def files(self) -> list[File]:
         """List the tars, sorted by path. Raises NotFound when one is missing, InvalidInput for none."""
-        return sorted(self._tars(), key=lambda file: file.path)
+        if self._names is not None:
+            return [self._place.file(name) for name in self._names]
+        found = [file for file in self._place.files() if file.path.lower().endswith(".tar")]
+        if not found:
+            raise InvalidInput(f"{self._place.root}: expected a folder of .tar files; found none.")
+        return found
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a tar of the source."""
+        return self._place.open(path)
 
     def images(self, digest: Callable[[File], str]) -> Iterator[Image]:
         """Name the images in the order of tars and members; they have no sha256 yet.
@@ -49,7 +59,7 @@ class Reader(Folder):
         Raises Integrity for a tar that is cut or broken; InvalidInput for a tar without images, a sample
         without an image or with two, and a label that is no class.
         """
-        for shard, tar in enumerate(self._tars()):
+        for shard, tar in enumerate(self.files()):
             with self.open(tar.path) as file:
                 yield from self._shard(file, tar.path, shard)
 
@@ -59,19 +69,10 @@ class Reader(Folder):
 
     def read(self, image: Image) -> bytes:
         """The image's bytes. Raises Integrity when the tar is too short for them."""
-        return read_range(self.root / image.path, image.offset, image.size)
-
-    def _tars(self) -> list[File]:
-        if self._names is not None:
-            tars = [(Path(name), Path(name).relative_to(self.root).as_posix()) for name in self._names]
-            return [stat_file(path, name) for path, name in tars]
-        found = [file for file in list_files(self.root) if file.path.lower().endswith(".tar")]
-        if not found:
-            raise InvalidInput(f"{self.root}: expected a folder of .tar files; found none.")
-        return found
+        return self._place.read(image.path, image.offset, image.size)
 
     def _shard(self, file: BinaryIO, path: str, shard: int) -> Iterator[Image]:
-        where = str(self.root / path)
+        where = f"{self._place.root}/{path}"
         samples = _samples(members(file, where), where)
         if not samples:
             raise InvalidInput(f"{where}: expected images in it; found none. Remove the tar.")
@@ -135,8 +136,26 @@ def _number(file: BinaryIO, member: Member) -> object:
         return f"{data[:20]!r}: {error}"
 
 
-def _literal_folder(pattern: str) -> Path:
-    return Path(pattern.partition("{")[0] + "x").parent
+def _is_folder(path: str) -> bool:
+    """Of a URL by its form: a folder there is nothing that can be looked up."""
+    return "{" not in path and not path.lower().endswith(".tar") if "://" in path else Path(path).is_dir()
+
+
+def _literal_folder(pattern: str) -> str:
+    return (pattern.partition("{")[0] + "x").rpartition("/")[0] or "."
+
+
+def _in_order(tars: list[str], root: str, pattern: str) -> list[str]:
+    """The tars' paths below `root`. Raises InvalidInput when one comes before the one that it should follow."""
+    names = [tar.removeprefix(f"{root}/") for tar in tars]
+    for one, two in pairwise(names):
+        if one >= two:
+            raise InvalidInput(
+                f"{pattern}: expected tars in the order of their paths, each once, which is the order of the shards; "
+                f"found {two!r} after {one!r}; nothing was read. Write the pattern in that order or name the folder; "
+                "give numbers of one length, with leading zeros."
+            )
+    return names
 
 
 def _expand(pattern: str) -> list[str]:
@@ -145,10 +164,7 @@ def _expand(pattern: str) -> list[str]:
     if match is None:
         return [pattern]
     before, after = pattern[: match.start()], pattern[match.end() :]
-    names = [name for middle in _alternatives(match[1], pattern) for name in _expand(before + middle + after)]
-    if len(set(names)) < len(names):
-        raise InvalidInput(f"{pattern}: names a tar twice; expected each once.")
-    return names
+    return [name for middle in _alternatives(match[1], pattern) for name in _expand(before + middle + after)]
 
 
 def _alternatives(body: str, pattern: str) -> list[str]:

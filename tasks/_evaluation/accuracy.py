@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from models.augment import squash
-from models.batchnorm import use_statistics
+from models.batchnorm import Statistics, use_statistics
 from storage.datasets.base import Image
 from storage.errors import InvalidInput
 from storage.images import decode_rgb
-from tasks._data import read_verified
+from storage.parallel import ordered_map
+from tasks._data.images import read_verified
 from tasks._datasets import OpenDataset
 from tasks._evaluation.networks import ATTENTION_STATISTICS, Arithmetic, Arm
-from tasks._parallel import ordered_map
 
-STATISTICS = ("contrastive", "all")
+STATISTICS: tuple[Statistics, ...] = ("contrastive", "all")
 _CROP = 0.875  # share of the shorter side, as SimCLR is evaluated
 
 Hits = NDArray[np.bool_]  # [seeds, images]
@@ -97,12 +97,12 @@ def _ranks(arms: Sequence[Arm], good: Sequence[Labelled], how: Arithmetic) -> ND
     for arm in arms:
         pixels = how.tensor(np.stack([views[arm.size] for _, views in good]))
         for statistics in STATISTICS:
-            use_statistics(arm.student, statistics)  # type: ignore[arg-type]
+            use_statistics(arm.student, statistics)
             with how.cast():
                 logits = arm.student.probe_logits(pixels)
             own = logits.gather(1, labels[:, None])
             found.append(((logits >= own).sum(1) - 1).cpu().numpy())
-        use_statistics(arm.student, ATTENTION_STATISTICS)  # type: ignore[arg-type]
+        use_statistics(arm.student, ATTENTION_STATISTICS)
     return np.stack(found)
 
 
@@ -110,7 +110,7 @@ def _by_arm(arms: Sequence[Arm], ranks: NDArray[np.int64], errors: list[str]) ->
     by_student = ranks.reshape(len(arms), len(STATISTICS), -1)
     top: list[dict[tuple[str, str], Hits]] = []
     for limit in (1, 5):
-        hits = {}
+        hits: dict[tuple[str, str], Hits] = {}
         for name in dict.fromkeys(a.name for a in arms):
             rows = [n for n, a in enumerate(arms) if a.name == name]
             for column, statistics in enumerate(STATISTICS):

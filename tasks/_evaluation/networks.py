@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.attention import CommonReadout, LinearReadout, apply_readout, readout_maps, spatial_softmax
 from models.augment import squash
-from models.batchnorm import use_statistics
+from models.batchnorm import Statistics, use_statistics
 from models.teacher import Teacher
 from models.teacher_training import DTYPES
 from storage.errors import InvalidInput
@@ -22,7 +22,7 @@ from tasks.student import StudentParams, load_student
 
 ROLES = {"guided": "student", "baseline": "baseline", "permuted": "permuted"}  # arm -> role of the stage
 # Whole images reach this set of running statistics alone; all arms are read under the same one.
-ATTENTION_STATISTICS = "all"
+ATTENTION_STATISTICS: Statistics = "all"
 
 Images = NDArray[np.uint8]  # [B, S, S, 3]
 Densities = NDArray[np.float32]  # [B, S, S], each of sum 1
@@ -92,7 +92,7 @@ def load_arms(store: Store, inputs: Mapping[str, Sequence[Manifest]], device: st
 
 def _load(store: Store, name: str, manifest: Manifest, device: str) -> Arm:
     student = load_student(store, manifest).to(device)
-    use_statistics(student, ATTENTION_STATISTICS)  # type: ignore[arg-type]
+    use_statistics(student, ATTENTION_STATISTICS)
     return Arm(name, StudentParams.model_validate(manifest.key.params), student, manifest)
 
 

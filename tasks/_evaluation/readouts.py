@@ -21,10 +21,11 @@ from models.teacher import Teacher, label_map
 from storage.datasets.base import Image
 from storage.errors import InvalidInput
 from storage.images import decode_rgb
-from tasks._data import density_at, key_hash, read_verified
+from storage.parallel import ordered_map
+from tasks._data.images import key_hash, read_verified
+from tasks._data.labels import density_at
 from tasks._datasets import OpenDataset
 from tasks._evaluation.networks import ATTENTION_STATISTICS, Arithmetic, Arm, teacher_density
-from tasks._parallel import ordered_map
 from tasks.student import build_student
 
 
@@ -120,5 +121,5 @@ def untrained(arm: Arm, held: HeldOut, how: Arithmetic, batch_size: int) -> Arm:
             norm.momentum = 1 / (number + 1)  # a plain mean over the batches
         with torch.no_grad(), how.cast():
             student.backbone(how.tensor(images[first : first + batch_size]).float() / 255)
-    use_statistics(student, ATTENTION_STATISTICS)  # type: ignore[arg-type]
+    use_statistics(student, ATTENTION_STATISTICS)
     return replace(arm, name="untrained", student=student.eval())

@@ -15,10 +15,10 @@ from models.augment import squash
 from models.ceiling import leave_one_out, split_half
 from models.metrics import correlation
 from storage.errors import InvalidInput
+from storage.parallel import ordered_map
 from storage.shards import to_parquet
-from tasks._data import Viewed, gaze_of
+from tasks._data.gaze import Viewed, gaze_of
 from tasks._evaluation.networks import Predictor
-from tasks._parallel import ordered_map
 
 METRICS = ("cc", "nss", "kld", "sim", "auc_judd", "sauc", "ig", "shuffled_cc")
 Scores = dict[tuple[str, int], dict[str, float]]  # (predictor, seed) -> metric -> value

@@ -13,7 +13,7 @@ from storage.images import decode_png_gray, decode_rgb
 from storage.manifest import Manifest, ShardRecord
 from storage.shards import FIXATIONS_SCHEMA, SALIENCY_SCHEMA, read_png, read_table
 from storage.store import Store
-from tasks._data import read_verified
+from tasks._data.images import read_verified
 from tasks._datasets import OpenDataset
 from tasks._report.pictures import heat, tiles
 

@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 from safetensors.numpy import save
 
-from storage.attempt import OpenAttempt, now, open_attempt
-from storage.canonical import digest, pretty_json
+from storage.attempt import OpenAttempt, open_attempt
+from storage.canonical import digest, now, pretty_json
 from storage.datasets.base import Image
 from storage.datasets.procedural import generate
 from storage.errors import InvalidInput

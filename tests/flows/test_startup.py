@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from flows.cli import app
+from storage.runs import Run
+from storage.store import Store
 
 HEAVY = ("torch", "prefect", "webdataset", "matplotlib", "boto3")
 LOADED = """
@@ -101,7 +104,10 @@ def test_what_is_not_there_is_3(gazeflow: Callable[..., subprocess.CompletedProc
         assert "Traceback" not in done.stderr
 
 
-def test_something_that_is_no_ref_is_2(gazeflow: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_something_that_is_no_ref_is_2(
+    gazeflow: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    Store.open(f"file://{tmp_path}/.gazeflow/store")
     assert gazeflow("show", "teacher").returncode == 2
 
 
@@ -125,12 +131,92 @@ def test_a_missing_or_empty_folder_is_named(
 ) -> None:
     (tmp_path / "empty").mkdir()
     file = write_tiny(tmp_path, extra='\n[datasets.mine]\nformat = "class_folder"\npath = "mine"\n')
-    missing = gazeflow("plan", str(file))
+    words = ("plan", str(file), "--set", "student.datasets.images=mine")
+    missing = gazeflow(*words)
     assert missing.returncode == 3
     assert "mine" in missing.stderr
-    empty = gazeflow("plan", str(file), "--set", "datasets.mine.path=empty")
+    empty = gazeflow(*words, "--set", "datasets.mine.path=empty")
     assert empty.returncode == 2
     assert "empty" in empty.stderr
+    labels = gazeflow(*words, "--until", "fixations", "--json")
+    assert labels.returncode == 0, "what the wanted nodes do not read is not looked at"
+    assert [row["node"] for row in json.loads(labels.stdout)] == ["teacher", "saliency", "fixations"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "tiny.toml", "--only", "studnet"], "no node 'studnet'; did you mean 'student'?"),
+        (["run", "tiny.toml", "--from", "studnet"], "no node 'studnet'"),
+        (["run", "tiny.toml", "--until", "studnet"], "no node 'studnet'"),
+        (["run", "tiny.toml", "--force", "studnet"], "no node 'studnet'"),
+        (["run", "tiny.toml", "--only", "student", "--from", "teacher"], "--only goes with neither --from nor --until"),
+        (["run", "tiny.toml", "--from", "evaluation", "--until", "teacher"], "no node lies between"),
+        (["run", "tiny.toml", "--until", "teacher", "--force", "student"], "--force student: expected one of"),
+        (["plan", "tiny.toml", "--only", "studnet"], "no node 'studnet'"),
+        (["rerun", "studnet", "--config", "tiny.toml"], "no node 'studnet'"),
+        (["rerun", "saliency", "--failed", "--damaged", "--config", "tiny.toml"], "exclude each other"),
+    ],
+)
+def test_a_wrong_choice_of_nodes_is_told_before_anything_starts(
+    gazeflow: Callable[..., subprocess.CompletedProcess[str]], write_tiny: Callable[..., Path], tmp_path: Path,
+    words: list[str], told: str,
+) -> None:  # fmt: skip
+    write_tiny(tmp_path)
+    done = gazeflow(*words)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["versions", "teacher"], ["show", "teacher@0123456789ab"], ["verify", "teacher@0123456789ab"],
+     ["pull", "teacher@0123456789ab", "dest"], ["preview", "teacher@0123456789ab"], ["plan"], ["rerun", "teacher"],
+     ["status", "--config", "tiny.toml"], ["rerun", "saliency", "--failed", "--config", "tiny.toml"]],
+)  # fmt: skip
+def test_looking_into_a_store_that_is_not_there_makes_none(
+    gazeflow: Callable[..., subprocess.CompletedProcess[str]], write_tiny: Callable[..., Path], tmp_path: Path,
+    words: list[str],
+) -> None:  # fmt: skip
+    write_tiny(tmp_path)
+    done = gazeflow(*words)
+    assert (done.returncode, done.stdout) == (3, "")
+    place = tmp_path / ("store" if "--config" in words else ".gazeflow/store")
+    assert done.stderr.startswith(f"gazeflow: file://{place}: expected a store, found none; nothing was made.")
+    assert "gazeflow run CONFIG" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+@pytest.mark.parametrize(("words", "code"), [(["plan", "tiny.toml", "--json"], 141), (["--help"], 1)])  # 1 is rich's
+def test_a_reader_that_goes_away_ends_a_command_quietly(
+    command: list[str], outside: dict[str, str], write_tiny: Callable[..., Path], tmp_path: Path, words: list[str],
+    code: int,
+) -> None:  # fmt: skip
+    write_tiny(tmp_path)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*command, *words], cwd=tmp_path, env=outside, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_status_lists_nodes_in_order_with_the_first_line_of_an_error(
+    gazeflow: Callable[..., subprocess.CompletedProcess[str]], write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    from tasks._config import load_config
+
+    config = load_config(str(write_tiny(tmp_path)))
+    run = Run(Store.open(config.settings.store), config.model_dump(mode="json"), "gazeflow run tiny.toml")
+    run.note("saliency", state="failed", error="the maps are flat\nTraceback: a long one")
+    run.end("failed")
+    found = json.loads(gazeflow("status", "--config", "tiny.toml", "--json").stdout)["nodes"]
+    assert [row["node"] for row in found] == list(config.nodes)
+    assert found[1]["error"] == "the maps are flat\nTraceback: a long one"
+    done = gazeflow("status", "--config", "tiny.toml")
+    assert "the maps are flat\n" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_plan_json_is_json_alone(

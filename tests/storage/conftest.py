@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from storage.attempt import OpenAttempt, now, open_attempt
+from storage.attempt import OpenAttempt, open_attempt
 from storage.backends.memory import MemoryBackend
+from storage.canonical import now
 from storage.manifest import Key, Manifest, Member, Producer, ShardRecord
 from storage.store import Store
 

@@ -12,7 +12,7 @@ import pytest
 
 from storage import runs as runs_module
 from storage.errors import Format, InvalidInput, NotFound, Transient
-from storage.runs import Run, last_run, living, read_run, runs
+from storage.runs import Run, last_run, living, makers, own_run, read_run, runs
 from storage.store import Store
 
 
@@ -30,6 +30,25 @@ def test_a_run_from_start_to_end(store: Store) -> None:
     assert record["nodes"] == {"teacher": {"state": "completed", "ref": "teacher@0123456789ab", "seconds": 2.5}}
     assert (record["state"], record["ended"] is None) == ("completed", False)
     assert not living(record)
+
+
+def test_an_error_goes_with_the_state_it_belongs_to(store: Store) -> None:
+    run = Run(store, {}, "x")
+    run.note("teacher", state="failed", error="the disk is full", seconds=1.0)
+    run.note("teacher", state="running", ref="teacher@0123456789ab")
+    assert "error" not in read_run(store, run.id)["nodes"]["teacher"]
+    run.note("teacher", state="Made", seconds=2.5)
+    known = {"state": "Made", "ref": "teacher@0123456789ab", "seconds": 2.5}
+    assert read_run(store, run.id)["nodes"] == {"teacher": known}
+
+
+def test_nodes_keep_the_order_of_the_config(store: Store) -> None:
+    nodes: dict[str, dict[str, str]] = {"teacher": {}, "saliency": {}, "fixations": {}}
+    run = Run(store, {"nodes": nodes}, "x")
+    assert read_run(store, run.id)["order"] == ["teacher", "saliency", "fixations"]
+    old = store.backend.get(f"runs/{run.id}.json").replace(b'"order"', b'"later"')
+    store.backend.create("runs/20200101T000000-ffffff.json", old)
+    assert read_run(store, "20200101T000000-ffffff")["order"] == []
 
 
 def test_the_last_run(store: Store) -> None:
@@ -80,6 +99,29 @@ def test_refreshing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(done) == len(written) - 1 >= 2
     time.sleep(0.1)
     assert len(done) == len(written) - 1
+
+
+def test_damaged_records_are_passed_over_by_who_looks_for_others(store: Store) -> None:
+    run = Run(store, {}, "x")
+    run.note("teacher", state="running", ref="teacher@0123456789ab")
+    whole = store.backend.get(f"runs/{run.id}.json")
+    damaged = {
+        "19990101T000000-ffffff.json": whole[:-20],
+        "20000101T000000-ffffff.json": whole.replace(b'"refreshed": "2', b'"refreshed": "x'),
+        "20010101T000000-ffffff.json": whole.replace(b'"state": "running"\n  }', b'"state": "running"\n  }, "a": null'),
+        "29990101T000000-ffffff.json": b"",
+        "29990101T000000 copy.json": whole,
+    }
+    for name, data in damaged.items():
+        assert data != whole or "copy" in name
+        store.backend.replace(f"runs/{name}", data) if " " not in name else store.backend._objects.update(
+            {f"runs/{name}": data}
+        )
+    told: list[str] = []
+    assert [r["id"] for r in makers(store, "teacher@0123456789ab", told.append)] == [run.id]
+    assert len(told) == len(damaged)
+    assert all(any(name in text for text in told) for name in damaged)
+    assert own_run(store)["id"] == run.id
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"null", b"[]", b'"x"', b"\xff", b"{}", b'{"id": "x"}', b"[" * 5000])

@@ -73,6 +73,47 @@ def test_an_unknown_key_is_named_with_file_and_nearest(
     assert f"did you mean {nearest!r}" in message
 
 
+@pytest.mark.parametrize(
+    ("override", "table", "told"),
+    [
+        ("student.basline.seed=1", "student.basline", "did you mean 'student.baseline'"),
+        ("student.basline.attention.lam=1.0", "student.basline", "did you mean 'student.baseline'"),
+        ("student.basline={seed=1}", "student.basline", "did you mean 'student.baseline'"),
+        ("student.attetion.lam=1.0", "student.attetion", "did you mean 'student.attention'"),
+        ("saliency.input.teacher=teacher", "saliency.input", "did you mean 'saliency.inputs'"),
+        ("datasets.peple.path=x", "datasets.peple", "did you mean 'datasets.people'"),
+        ("student.baseline={x={seed=1}}", "student.baseline.x", "did you mean 'student.baseline'"),
+    ],
+)
+def test_an_override_makes_no_table(load: Callable[..., Config], override: str, table: str, told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load("student.epochs=3", override)
+    message = str(caught.value)
+    assert message.startswith(f"--set {override.partition('=')[0]}: ")
+    assert f"tiny.toml has, and [{table}] is none of them; " in message
+    assert told in message
+
+
+def test_an_override_makes_no_node_of_a_stage_that_the_file_leaves_out(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text('datasets.people = {format = "osie", path = "x"}\nteacher.datasets.attention = "people"\n')
+    assert load_config(str(file), ["settings.workers=3", "teacher.epochs=3"]).settings.workers == 3
+    with pytest.raises(InvalidInput, match=r"--set student\.epochs: .*small\.toml has, and \[student\] is none"):
+        load_config(str(file), ["student.epochs=3"])
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [("Baseline", "Baseline"), ("-a", "-a"), ('"two words"', "two words"), ('"a.b"', "a.b"), ('""', ""),
+     ("x" * 65, "x" * 65), (f"{'x' * 40}.{'y' * 40}", f"student.{'x' * 40}.{'y' * 40}"), ("a.B", "B")],
+)  # fmt: skip
+def test_a_node_is_named_so_that_every_place_takes_it(load: Callable[..., Config], key: str, named: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(extra=f"\n[student.{key}]\nseed = 1\n")
+    assert "tiny.toml" in str(caught.value)
+    assert f"node {named!r}: expected " in str(caught.value)
+
+
 @pytest.mark.parametrize("override", ["epochs=3", "teacher.epochs", "=3", "teacher.=3", ".epochs=3"])
 def test_a_malformed_override_is_refused(load: Callable[..., Config], override: str) -> None:
     with pytest.raises(InvalidInput, match=r"--set"):
@@ -136,8 +177,8 @@ def test_a_node_without_its_data_set_is_refused() -> None:
 
 def test_dotted_nodes_inherit_and_override(load: Callable[..., Config]) -> None:
     config = load(
-        "student.epochs=7", "student.baseline.seed1.seed=1", "student.baseline.seed1.attention.lam=9.0",
-        "student.attention.beta=0.7",
+        "student.epochs=7", "student.baseline.seed1.attention.lam=9.0", "student.attention.beta=0.7",
+        extra="\n[student.baseline.seed1]\nseed = 1\n",
     )  # fmt: skip
     student, baseline, seed1 = (
         config.nodes[n].params for n in ("student", "student.baseline", "student.baseline.seed1")
@@ -191,7 +232,7 @@ def test_up_and_downstream(load: Callable[..., Config]) -> None:
     config = load()
     assert config.upstream("student") == {"teacher", "saliency", "fixations"}
     assert config.downstream("fixations") == {"student", "student.baseline", "student.permuted", "evaluation"}
-    with pytest.raises(NotFound, match="did you mean 'student'"):
+    with pytest.raises(InvalidInput, match="did you mean 'student'"):
         config.node("studnet")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.errors import Integrity, InvalidInput
-from tasks import _data
-from tasks._data import Label, LabelReader, StudentData, batch_places, density_at, points_at
+from storage.errors import Integrity, InvalidInput, NotFound
+from tasks._data.labels import Label, LabelReader, density_at, points_at
+from tasks._data.student import StudentData, batch_places, student_batch
 
 
 @pytest.fixture
@@ -35,6 +35,21 @@ def own_labels(data: StudentData) -> dict[tuple[int, int], int]:
         for s in range(index.shards())
         for r, label in enumerate(data._labels.shard(s, index.shard(s)))
     }
+
+
+def test_no_map_is_read_before_a_sample_is_asked_for(
+    of_tars: Callable[..., Any], write_tars: Callable[..., Path], four_shards: list[dict[str, bytes]], tmp_path: Path
+) -> None:
+    """A million maps would take minutes to decode: which rows have a label stands in the tables."""
+    shards = [*four_shards[:3], four_shards[3] | {"broken.jpg": b"no image"}]
+    made = of_tars(write_tars(tmp_path / "tars", shards), "settings.max_failed_share=0.1")
+    saliency, fixations = made.make("saliency"), made.make("fixations")
+    for record in saliency.shards:
+        made.store.backend.delete(record.members[0].key)
+    data = StudentData(made.datasets["tars"], LabelReader(made.store, saliency, fixations), False, 0)
+    assert data.rows == [list(range(6))] * 4, "all but the broken image, which is the last"
+    with pytest.raises(NotFound):
+        data.sample(0, 0)
 
 
 def test_a_sample_is_an_image_with_its_own_label(joined: Callable[..., StudentData]) -> None:
@@ -76,14 +91,14 @@ def test_a_batch_does_not_depend_on_what_is_kept_in_memory(
 ) -> None:
     places = [(0, 1), (3, 2), (0, 1)]
     for _ in range(2):
-        one = _data.student_batch(joined(keep_bytes=keep_bytes), places, 32, (0.2, 1.0), 0, 1)
-        two = _data.student_batch(joined(), places, 32, (0.2, 1.0), 0, 1)
+        one = student_batch(joined(keep_bytes=keep_bytes), places, 32, (0.2, 1.0), 0, 1)
+        two = student_batch(joined(), places, 32, (0.2, 1.0), 0, 1)
         for name in ("views", "whole", "labels", "density", "points", "points_mask", "labelled"):
             assert (getattr(one, name) == getattr(two, name)).all(), name
 
 
 def test_a_batch_has_densities_and_points_of_the_students_size(joined: Callable[..., StudentData]) -> None:
-    batch = _data.student_batch(joined(), [(0, 0), (1, 1)], 16, (0.2, 1.0), 0, 0)
+    batch = student_batch(joined(), [(0, 0), (1, 1)], 16, (0.2, 1.0), 0, 0)
     assert tuple(batch.views.shape) == (2, 2, 3, 16, 16)
     assert tuple(batch.whole.shape) == (2, 3, 16, 16)
     assert batch.density.sum((1, 2)).numpy() == pytest.approx([1, 1], abs=1e-5)
@@ -110,13 +125,14 @@ def test_fewer_labels_than_images_are_refused(
     saliency, fixations = made.make("saliency"), made.make("fixations")
     reader = LabelReader(made.store, saliency, fixations)
     images = made.datasets["tars"].index.shard(1)
-    with pytest.raises(Integrity, match="shard 1: expected 5 labels, found 6"):
-        reader.shard(1, images[:-1])
     swapped = [images[1], images[0], *images[2:]]
-    with pytest.raises(Integrity, match="shard 1 row 0"):
-        reader.shard(1, swapped)
-    with pytest.raises(Integrity, match="image shard 7, found 4 shards"):
-        reader.shard(7, images)
+    for read in (reader.shard, reader.usable):
+        with pytest.raises(Integrity, match="shard 1: expected 5 labels, found 6"):
+            read(1, images[:-1])
+        with pytest.raises(Integrity, match="shard 1 row 0"):
+            read(1, swapped)
+        with pytest.raises(Integrity, match="image shard 7, found 4 shards"):
+            read(7, images)
 
 
 def test_too_few_images_for_a_batch_are_named(

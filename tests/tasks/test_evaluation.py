@@ -17,13 +17,14 @@ import torch
 
 from models.alignment import centre_prior, references, score
 from models.teacher import Teacher, TeacherConfig
-from storage.attempt import now, open_attempt
-from storage.canonical import pretty_json
+from storage.attempt import open_attempt
+from storage.canonical import now, pretty_json
 from storage.datasets.procedural import generate
 from storage.errors import InvalidInput
 from storage.manifest import Key, Manifest, Producer
 from storage.store import Store
-from tasks import _checkpoint, _data
+from tasks import _checkpoint
+from tasks._data.gaze import gaze_of, viewed_images
 from tasks._datasets import DatasetConfig, OpenDataset, refresh
 from tasks._evaluation.networks import load_arms
 from tasks._evaluation.scoring import METRICS, Rules, score_images
@@ -124,7 +125,8 @@ def test_every_member_and_view_is_there(done: Any) -> None:
 
 
 def rows_of(read: dict[str, bytes]) -> list[dict[str, Any]]:
-    return pq.read_table(io.BytesIO(read["per-image.parquet"])).to_pylist()  # type: ignore[no-any-return]
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(read["per-image.parquet"])).to_pylist()
+    return rows
 
 
 def test_table_has_a_row_per_image_predictor_and_seed(done: Any) -> None:
@@ -141,8 +143,8 @@ def test_table_has_a_row_per_image_predictor_and_seed(done: Any) -> None:
 def test_scores_are_those_of_the_one_path(parts: dict[str, Any], done: Any) -> None:
     """A centre prior that is uniform scores as `models.alignment.score` says, whatever else is in the table."""
     found = {r["key"]: r for r in rows_of(done[1]) if r["predictor"] == "centre_prior"}
-    viewed = _data.viewed_images(parts["datasets"]["attention"])
-    for one, reference in zip(viewed, references([_data.gaze_of(v.attention) for v in viewed], 0.03, 0), strict=True):
+    viewed = viewed_images(parts["datasets"]["attention"])
+    for one, reference in zip(viewed, references([gaze_of(v.attention) for v in viewed], 0.03, 0), strict=True):
         expected = score(np.full((32, 32), 1 / 1024, np.float32), reference)
         assert {m: found[one.image.key][m] for m in METRICS} == pytest.approx(expected, abs=1e-12)
 
@@ -197,7 +199,7 @@ def test_a_broken_image_is_left_out_and_named(parts: dict[str, Any]) -> None:
 
     people: OpenDataset = parts["datasets"]["attention"][0]
     key = people.index.shard(0)[2].key
-    viewed = _data.viewed_images([people])
+    viewed = viewed_images([people])
     bad = OpenDataset(people.name, Broken(people.reader, key), people.index)
     digest = hashlib.sha256(b"no image").hexdigest()
     broken = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
@@ -104,7 +105,7 @@ def test_plots_survive_undefined_and_single_values() -> None:
     assert opened(differences({"primary": undefined, "exploratory": []})).size
 
 
-def test_gallery_shows_good_rows_beside_their_maps(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_gallery_shows_good_rows_beside_their_maps(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(4):

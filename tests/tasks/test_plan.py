@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from storage.datasets.index import DatasetIndex
 from storage.errors import InvalidInput
+from storage.store import Store
+from tasks import _datasets
 from tasks._config import Config, load_config
-from tasks._datasets import OpenDataset
+from tasks._datasets import OpenDataset, refresh
+from tasks._inspect import planned
 from tasks._make import make_shards, remaining_shards
 from tasks._plan import key_difference, node_key
 from tasks._stage import Event
@@ -44,9 +47,9 @@ def test_what_is_complete_hits_with_the_version_that_was_planned(bare: Callable[
 
 def test_a_plan_writes_no_artifact(bare: Callable[..., Any], labelled: Path) -> None:
     made = bare("teacher.epochs=3", store=labelled)
-    before = made.store.backend.keys("artifacts/")
+    before = list(made.store.backend.entries("artifacts/"))
     made.plan(forced=["teacher"])
-    assert made.store.backend.keys("artifacts/") == before
+    assert list(made.store.backend.entries("artifacts/")) == before
 
 
 @pytest.mark.parametrize(
@@ -139,12 +142,31 @@ def test_shards_of_an_unfinished_attempt_count(
     assert (plan.state, plan.remaining) == ("partial", (0, 2))
 
 
+def test_data_of_nodes_that_are_not_wanted_is_not_listed_again(
+    bare: Callable[..., Any], labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare(store=labelled)  # every source is listed once
+    listed: list[str] = []
+
+    def spied(store: Store, name: str, *more: Any) -> OpenDataset:
+        listed.append(name)
+        return refresh(store, name, *more)
+
+    monkeypatch.setattr(_datasets, "refresh", spied)
+    config = str(tmp_path / "config" / "tiny.toml")
+    found = planned(config, [], [], "saliency", None, None)
+    assert [(row["node"], row["state"]) for row in found] == [("saliency", "hit")]
+    assert listed == ["scenes"]
+    planned(config, [], [], None, None, "fixations")
+    assert listed == ["scenes", "people", "scenes"]
+
+
 # What a key depends on, and on what not
 
 
 def dataset(name: str, fingerprint: str = "f" * 64) -> OpenDataset:
-    index = DatasetIndex(fingerprint, DEMO.datasets[name].format, (), 1000, None)  # type: ignore[arg-type]
-    return OpenDataset(name, None, index)  # type: ignore[arg-type]
+    index = DatasetIndex(fingerprint, DEMO.datasets[name].format, (), 1000, None)
+    return OpenDataset(name, None, index)  # type: ignore[arg-type]  # a key asks for no image
 
 
 def key_of(config: Config, node: str, refs: dict[str, str] | None = None, **fingerprints: str) -> str:

@@ -52,7 +52,7 @@ def test_wanted_nodes_that_contradict_each_other_are_refused() -> None:
         wanted_nodes(DEMO, "student", "teacher", None)
     with pytest.raises(InvalidInput, match="no node lies between"):
         wanted_nodes(DEMO, None, "evaluation", "teacher")
-    with pytest.raises(NotFound, match="did you mean 'student'"):
+    with pytest.raises(InvalidInput, match="did you mean 'student'"):
         wanted_nodes(DEMO, None, "studnet", None)
 
 

@@ -24,14 +24,14 @@ from storage.errors import Format, Integrity, InvalidInput
 class Counting(class_folder.Reader):
     """Notes which files are opened, and lists in any order it is told."""
 
-    order: Callable[[list[File]], list[File]] = staticmethod(lambda files: files)
+    order: Callable[[list[Image]], list[Image]] = staticmethod(lambda images: images)
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.opened: list[str] = []
 
     def images(self, digest: Callable[[File], str]) -> Iterator[Image]:
-        yield from self.order(list(super().images(digest)))  # type: ignore[arg-type, misc]
+        yield from self.order(list(super().images(digest)))
 
     def open(self, path: str) -> BinaryIO:
         self.opened.append(path)

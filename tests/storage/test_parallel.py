@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks._parallel import ordered_map
+from storage.parallel import ordered_map
 
 
 @settings(max_examples=30, deadline=None)
@@ -34,7 +34,7 @@ def test_no_more_is_begun_than_what_is_ahead() -> None:
     results = ordered_map(lambda n: n, items(), 2, 3)
     assert next(results) == 0
     assert len(taken) <= 5
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

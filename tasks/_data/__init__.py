@@ -1,0 +1,1 @@
+"""Images joined with their labels: storage's readers on one side, models' transforms on the other."""
