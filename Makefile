@@ -9,7 +9,7 @@ REAL := .gazeflow/realdata
 TARS := osie nus_scene nus_crowd tinyimagenet50
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo trial test check system golden kill-loop clean
+.PHONY: help install demo trial test check servers system golden kill-loop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,7 +36,13 @@ trial: $(STAMP) ## the trial on real images, about an hour on 2 cores: make tria
 test: $(STAMP) ## the tests that need no server and no other process tree
 	$(BIN)/python -m pytest -m "not system"
 
-system: $(STAMP) ## the tests marked system: whole runs, kill loops
+CEPHS := .servers/ceph20/.built .servers/ceph16/.built
+servers: $(CEPHS) ## build the S3 servers that make system tests against, each a minute, once
+
+.servers/%/.built: tests/servers/build.sh
+	tests/servers/build.sh $*
+
+system: $(STAMP) ## the tests marked system: real servers (see make servers), whole runs, kill loops
 	$(BIN)/python -m pytest -m system
 
 check: $(STAMP) ## ruff, mypy, import-linter

@@ -6,19 +6,18 @@ killed anywhere leaves nothing half made, and two runs of one attempt meet witho
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any
 
-from storage.canonical import canonical_json, pretty_json, sha256
-from storage.errors import Integrity, NotFound
+from storage.canonical import canonical_json, now, pretty_json, sha256
+from storage.errors import Conflict, Integrity, NotFound, Transient
+from storage.gc import about_to_go
 from storage.manifest import RECORD_LIMIT, Attempt, Key, Manifest, Member, ShardRecord, parse
+from storage.parallel import ordered_map
 from storage.store import Store, Version
-
-
-def now() -> str:
-    """The time, UTC, to the second, as records state it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def open_attempt(
@@ -29,13 +28,15 @@ def open_attempt(
     Args:
         base: the complete version a forced attempt starts from; None for the first attempt.
         redo: shards of `base` to make again; None for all of them.
+
+    Raises Conflict where gc is collecting the base or an input.
     """
     while True:
         attempts = store.of_key(key.stage, key.digest())
         if attempts and attempts[-1].state == "open":
             resumed = OpenAttempt(store, attempts[-1], store.attempt(attempts[-1]))
             if resumed.attempt.redo == redo or base is None:
-                return resumed
+                return resumed._standing()
             resumed.close("given up: other shards were asked for")
         number = attempts[-1].number + 1 if attempts else 1
         name = key.digest()[:12] + (f"-{number}" if number > 1 else "")
@@ -44,7 +45,7 @@ def open_attempt(
         )
         version = Version(key.stage, name, "open")
         if store.backend.create(f"artifacts/{key.stage}/{name}/attempt.json", attempt.to_bytes()):
-            return OpenAttempt(store, version, attempt)
+            return OpenAttempt(store, version, attempt)._standing()
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ class OpenAttempt:
     @property
     def folder(self) -> str:
         return f"artifacts/{self.version.kind}/{self.version.name}"
+
+    def _standing(self) -> OpenAttempt:
+        """The same, if what it is made from stays: gc, which looks at open attempts, has not marked any of it."""
+        base = [f"{self.version.kind}@{self.attempt.base}"] if self.attempt.base else []
+        for ref in (*base, *(r for refs in self.attempt.key.inputs.values() for r in refs)):
+            if self.store.backend.size(f"artifacts/{ref.replace('@', '/')}/collected.json") is not None:
+                self.close(f"given up: gc was collecting {ref}")
+                raise Conflict(
+                    f"{self.version.ref}: expected to make it from {ref}, which `gazeflow gc` is collecting or has "
+                    "collected; nothing was made. Run again: what is gone is made anew, what gc spared is used"
+                )
+        return self
 
     def put(self, name: str, data: bytes, samples: int = 0) -> Member:
         """Store a result or view of an unsharded stage under a name made of its content."""
@@ -91,21 +104,22 @@ class OpenAttempt:
 
     def finished(self) -> dict[int, ShardRecord]:
         """Shards of this attempt that are done and whose members are there, by number."""
-        found = {}
-        for name in self.store.backend.children(f"{self.folder}/progress/"):
-            if name.removesuffix(".json").isdigit():
-                key = f"{self.folder}/progress/{name}"
-                record = parse(ShardRecord, self.store.backend.get(key, limit=RECORD_LIMIT), key)
-                if self.store.holds(record.members):
-                    found[record.shard] = record
-        return found
+        backend = self.store.backend
+        names = [n for n in backend.children(f"{self.folder}/progress/") if n.removesuffix(".json").isdigit()]
+        records = ordered_map(lambda n: self._record(f"{self.folder}/progress/{n}"), names, backend.threads, ahead=64)
+        return {r.shard: r for r in records if r is not None}
 
     def is_finished(self, shard: int) -> bool:
         """Whether a shard is done, by this run or another, and its members are there."""
-        key = f"{self.folder}/progress/{shard:06d}.json"
-        if self.store.backend.size(key) is None:
-            return False
-        return self.store.holds(parse(ShardRecord, self.store.backend.get(key, limit=RECORD_LIMIT), key).members)
+        return self._record(f"{self.folder}/progress/{shard:06d}.json") is not None
+
+    def _record(self, key: str) -> ShardRecord | None:
+        """The record of a finished shard, or None where there is none or a member of it is missing."""
+        try:
+            record = parse(ShardRecord, self.store.backend.get(key, limit=RECORD_LIMIT), key)
+        except NotFound:
+            return None
+        return record if all(self.store.backend.size(m.key) == m.bytes for m in record.members) else None
 
     def start(self, shard: int) -> int:
         """Mark a start of a shard; returns the number of this try, from 1."""
@@ -137,7 +151,7 @@ class OpenAttempt:
         self.store.backend.replace(f"{self.folder}/work/step-{step:08d}.json", canonical_json(record))
         self._drop_checkpoints(keep=2)
 
-    def last_checkpoint(self) -> tuple[int, bytes, dict[str, object]] | None:
+    def last_checkpoint(self) -> tuple[int, bytes, dict[str, Any]] | None:
         """The newest checkpoint whose bytes are whole: (step, tensors, state)."""
         for name in reversed(self.store.backend.children(f"{self.folder}/work/")):
             whole = self._checkpoint(f"{self.folder}/work/{name}") if name.endswith(".json") else None
@@ -145,7 +159,7 @@ class OpenAttempt:
                 return whole
         return None
 
-    def _checkpoint(self, key: str) -> tuple[int, bytes, dict[str, object]] | None:
+    def _checkpoint(self, key: str) -> tuple[int, bytes, dict[str, Any]] | None:
         """A checkpoint by its record, or None when either is damaged or gone."""
         try:
             record = json.loads(self.store.backend.get(key, limit=RECORD_LIMIT))
@@ -166,7 +180,8 @@ class OpenAttempt:
         """Close the attempt with its manifest, members first checked to be there.
 
         Returns the manifest that stands: another run's, when it finished first. A forced attempt whose result
-        equals its base's publishes nothing and returns the base's manifest.
+        equals its base's publishes nothing and returns the base's manifest. Raises Integrity for a member that is
+        not there, before the manifest is written or after; Transient and Conflict where gc was quicker.
         """
         if self.attempt.base:
             base = self.store.manifest(self.version.kind, self.attempt.base)
@@ -174,17 +189,44 @@ class OpenAttempt:
                 self._heal(base, manifest)
                 self.close(f"equal to {base.kind}@{base.version}")
                 return base
-        for member in (*manifest.members, *manifest.views):
-            if self.store.backend.size(member.key) != member.bytes:
-                raise Integrity(
-                    f"{self.version.ref}: expected {member.key} with {member.bytes} bytes before publishing, found "
-                    f"{self.store.backend.size(member.key)}; nothing was published. Run again"
-                )
+        members = (*manifest.members, *manifest.views)
+        self._refuse_going(members)
+        self._check_sizes(members, "before publishing", "nothing was published. Run again")
         key = f"{self.folder}/manifest.json"
-        if self.store.backend.create(key, manifest.to_bytes()):
-            self._drop_checkpoints(keep=0)
-            return manifest
-        return self.store.manifest(self.version.kind, self.version.name)
+        if not self.store.backend.create(key, manifest.to_bytes()):
+            return self.store.manifest(self.version.kind, self.version.name)
+        self._drop_checkpoints(keep=0)
+        self._refuse_collected()
+        mend = f"it is published all the same. Run `gazeflow rerun {manifest.node} --damaged`"
+        self._check_sizes(members, "after publishing", mend)
+        return manifest
+
+    def _refuse_going(self, members: Sequence[Member]) -> None:
+        """Raise Transient where gc may delete a member at any moment: it was named too late to be spared."""
+        for key, announcement in about_to_go(self.store.backend, [m.key for m in members]).items():
+            raise Transient(
+                f"{self.version.ref}: `gazeflow gc` is about to delete {key}, which nothing named when it looked; "
+                f"nothing was published. Run again when {announcement} is gone, which goes with that collection; of "
+                "one that died, two hours later"
+            )
+
+    def _check_sizes(self, members: Sequence[Member], when: str, outcome: str) -> None:
+        sizes = ordered_map(lambda m: self.store.backend.size(m.key), members, self.store.backend.threads, ahead=64)
+        with contextlib.closing(sizes):
+            for member, size in zip(members, sizes, strict=True):
+                if size != member.bytes:
+                    raise Integrity(
+                        f"{self.version.ref}: expected {member.key} with {member.bytes} bytes {when}, found {size}; "
+                        f"{outcome}"
+                    )
+
+    def _refuse_collected(self) -> None:
+        """Raise Conflict where gc had marked this attempt, since then its manifest does not count."""
+        if self.store.backend.size(f"{self.folder}/collected.json") is not None:
+            raise Conflict(
+                f"{self.version.ref}: this attempt was ended by another run, and `gazeflow gc` is collecting it; what "
+                "was made does not count. Run again"
+            )
 
     def _heal(self, base: Manifest, again: Manifest) -> None:
         """Put right the base's damaged members with the equal ones just made."""

@@ -10,6 +10,7 @@ import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import from_json
 
 from storage.backends.base import check_key
 from storage.canonical import digest, pretty_json
@@ -28,7 +29,9 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def to_bytes(self) -> bytes:
-        return pretty_json(self.model_dump(mode="json"))
+        """The record as it is stored: its fields, and `digest`, theirs, so that a changed byte is seen."""
+        fields = self.model_dump(mode="json")
+        return pretty_json(fields | {"digest": digest(fields)})
 
 
 class Member(Record):
@@ -77,6 +80,7 @@ class Producer(Record):
     python: str
     torch: str | None
     device: str
+    create_only: bool = True  # False: the store overwrites what it should refuse to, and its user accepted that
 
 
 class ShardRecord(Record):
@@ -133,6 +137,10 @@ class Manifest(Record):
             raise ValueError(f"expected every member to have a name of its own, found {twice!r} twice")
         return self
 
+    @property
+    def ref(self) -> str:
+        return f"{self.kind}@{self.version}"
+
     def result_digest(self) -> str:
         """What two attempts must share to be equal: name and SHA-256 of every result member."""
         return digest(sorted((m.name, m.sha256) for m in self.members))
@@ -150,13 +158,23 @@ R = TypeVar("R", bound=Record)
 
 
 def parse(record: type[R], data: bytes, where: str) -> R:
-    """Read a record. Raises Format naming the object and the first field that is wrong."""
+    """Read a record. Raises Format naming the object and the first field that is wrong, or that its bytes changed."""
+    next_step = "Another release may have written it"
     try:
-        return record.model_validate_json(data)
+        fields = from_json(data, allow_inf_nan=False)
+        stated = fields.pop("digest", None) if isinstance(fields, dict) else None
+        found = record.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(p) for p in first["loc"]) or "the whole"
-        raise Format(
-            f"{where}: not a {record.__name__.lower()} of store format {STORE_FORMAT}: {field}: {first['msg']}; "
-            "it was left as it is. Another release may have written it"
-        ) from None
+        problem = f"{'.'.join(str(p) for p in first['loc']) or 'the whole'}: {first['msg']}"
+    except ValueError as error:  # no JSON
+        problem = f"the whole: {error}"
+    else:
+        if stated in (None, digest(fields)):  # records of older releases state none
+            return found
+        problem = f"expected fields of the digest {stated!r:.80}, found {digest(fields)}: its bytes changed"
+        next_step = "Put back a copy; or delete a manifest or a shard's record, which the next run then makes anew"
+    raise Format(
+        f"{where}: not a {record.__name__.lower()} of store format {STORE_FORMAT}: {problem}; "
+        f"it was left as it is. {next_step}"
+    ) from None

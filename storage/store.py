@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable
@@ -12,9 +13,11 @@ from storage.backends import Backend, open_backend
 from storage.canonical import canonical_json
 from storage.errors import Format, Integrity, InvalidInput, NotFound
 from storage.manifest import RECORD_LIMIT, STORE_FORMAT, Attempt, Manifest, Member, parse
+from storage.parallel import ordered_map
 
 _VERSION = re.compile(r"([0-9a-f]{12})(?:-([2-9]|[1-9][0-9]+))?")
 _REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{4,12})(-(?:[2-9]|[1-9][0-9]+))?")
+TAG_REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63}):([a-z0-9][a-z0-9._-]{0,63})")
 
 
 @dataclass(frozen=True)
@@ -37,31 +40,47 @@ class Version:
 class Store:
     """Artifacts by kind and version, on any backend."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, create_only: bool = True) -> None:
         self.backend = backend
+        self.create_only = create_only  # False: its user accepted a place that overwrites what it should refuse to
 
     @classmethod
     def open(cls, url: str) -> Store:
-        """Open the store at a URL, made when it is new.
+        """Open the store at a URL to write, made when it is new.
 
-        Raises Format when a newer release wrote it or the file that says so is damaged.
+        Raises Format when a newer release wrote it or the file that says so is damaged, InvalidInput for a place that
+        overwrites an object which it was told to create only, unless `gazeflow doctor --accept-unsafe` said so before.
         """
         backend = open_backend(url)
-        if backend.size("gazeflow.json") is None:
-            backend.create("gazeflow.json", canonical_json({"format": STORE_FORMAT}))
         try:
-            found = json.loads(backend.get("gazeflow.json", limit=4096))["format"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise Format(
-                f"{backend.url}/gazeflow.json: expected the store's format, found something else; nothing was "
-                "changed. Restore that file, or point GAZEFLOW_STORE at another place"
-            ) from None
-        if found != STORE_FORMAT:
-            raise Format(
-                f"{backend.url}: expected store format {STORE_FORMAT}, found {found}; nothing was read or "
-                "written. Use the release of gazeflow that wrote it, or another store"
+            record = backend.get("gazeflow.json", limit=4096)
+        except NotFound:
+            record = canonical_json({"format": STORE_FORMAT})
+            if not backend.create("gazeflow.json", record):
+                record = backend.get("gazeflow.json", limit=4096)
+        store = cls(backend, stated_create_only(backend, record))
+        if store.create_only and backend.create("gazeflow.json", record):
+            raise InvalidInput(
+                f"{backend.url}: expected a place that refuses to create an object twice, found one that overwrites "
+                "it; nothing was run, since two runs could destroy each other's records. Take another server, or look "
+                "at `gazeflow doctor` and accept the risk with `gazeflow doctor --accept-unsafe`"
             )
-        return cls(backend)
+        return store
+
+    @classmethod
+    def existing(cls, url: str) -> Store:
+        """Open the store at a URL to read it, making nothing. Raises NotFound where there is none, Format as `open`."""
+        backend = open_backend(url)
+        try:
+            record = backend.get("gazeflow.json", limit=4096)
+        except NotFound as error:
+            if "no such bucket" in str(error):
+                raise
+            raise NotFound(
+                f"{backend.url}: expected a store, found none; nothing was made. Start one with `gazeflow run CONFIG`, "
+                "or name another with --config FILE or GAZEFLOW_STORE"
+            ) from None
+        return cls(backend, stated_create_only(backend, record))
 
     def kinds(self) -> list[str]:
         """Names of all kinds that have artifacts, sorted."""
@@ -85,6 +104,8 @@ class Store:
         found = set(self.backend.children(f"artifacts/{kind}/{name}/"))
         if "attempt.json" not in found:
             return None
+        if "collected.json" in found:  # by gc, which deletes the manifest next
+            return Version(kind, name, "closed")
         if "manifest.json" in found:
             return Version(kind, name, "complete")
         return Version(kind, name, "closed" if "closed.json" in found else "open")
@@ -131,13 +152,18 @@ class Store:
         return _of(kind, name, parse(Manifest, data, key), key)
 
     def resolve(self, ref: str) -> Manifest:
-        """The manifest a ref `kind@version` names; shortened to 4 digits it means the one complete key so begun.
+        """The manifest that a ref names: `kind:tag`, or `kind@version`, where 4 digits will do if one key has them.
 
         Raises InvalidInput for something that is no ref, NotFound when nothing complete matches.
         """
+        from storage.tags import current
+
+        tagged = TAG_REF.fullmatch(ref)
+        if tagged:
+            return self.manifest(tagged[1], current(self.backend, tagged[1], tagged[2]).version)
         match = _REF.fullmatch(ref)
         if not match:
-            raise InvalidInput(f"ref {ref!r}: expected KIND@VERSION such as saliency@3f9c0a1b2c3d")
+            raise InvalidInput(f"ref {ref!r}: expected KIND@VERSION or KIND:TAG, as saliency@3f9c0a1b or saliency:prod")
         kind, digits, attempt = match[1], match[2], match[3]
         matching = [v for v in self.versions(kind) if v.name.startswith(digits)]
         if attempt or len(digits) == 12:
@@ -154,7 +180,9 @@ class Store:
 
     def holds(self, members: Iterable[Member]) -> bool:
         """Whether all members are there in their size."""
-        return all(self.backend.size(m.key) == m.bytes for m in members)
+        sizes = ordered_map(lambda m: self.backend.size(m.key) == m.bytes, members, self.backend.threads, ahead=64)
+        with contextlib.closing(sizes):
+            return all(sizes)
 
     def read(self, member: Member) -> bytes:
         """A member's bytes, verified. Raises Integrity when size or SHA-256 differ."""
@@ -174,3 +202,21 @@ def _of(kind: str, name: str, record: R, key: str) -> R:
             "not used. Put back the file that belongs there"
         )
     return record
+
+
+def stated_create_only(backend: Backend, record: bytes) -> bool:
+    """What a store's own record says of it. Raises Format when it is not of this release."""
+    try:
+        found = json.loads(record)
+        version, create_only = found["format"], found.get("create_only", True)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Format(
+            f"{backend.url}/gazeflow.json: expected the store's format, found something else; nothing was "
+            "changed. Restore that file, or point GAZEFLOW_STORE at another place"
+        ) from None
+    if version != STORE_FORMAT:
+        raise Format(
+            f"{backend.url}: expected store format {STORE_FORMAT}, found {version}; nothing was read or "
+            "written. Use the release of gazeflow that wrote it, or another store"
+        )
+    return create_only is not False

@@ -18,7 +18,11 @@ def open_backend(url: str) -> Backend:
         from storage.backends.local import LocalBackend
 
         return LocalBackend(Path(unquote(url.removeprefix("file://"))))
+    if scheme == "s3":
+        from storage.backends.s3 import S3Backend
+
+        return S3Backend(url)
     raise InvalidInput(
-        f"store {url!r}: expected file:///path or file://./path, found the scheme {scheme or 'none'!r}; "
-        "set `store` in the config's [settings] or GAZEFLOW_STORE"
+        f"store {url!r}: expected file:///path, file://./path or s3://bucket/prefix, found the scheme "
+        f"{scheme or 'none'!r}; set `store` in the config's [settings] or GAZEFLOW_STORE"
     )

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from storage.errors import InvalidInput
 
+CHUNK = 2**20  # bytes read at once from a stream
+
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing shows it."""
+
+    key: str
+    bytes: int
+    modified: float  # seconds since the epoch, by the store's clock
 
 
 class Backend(Protocol):
     """A flat map from keys to bytes. Of conditional writes, create-only is the only one asked for."""
 
     url: str
+    threads: int  # calls worth making at once
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """Return the object's bytes. Raises NotFound; Integrity when it is larger than `limit` bytes."""
@@ -21,6 +35,10 @@ class Backend(Protocol):
 
     def get_range(self, key: str, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`. Raises NotFound; Integrity when the object ends before."""
+        ...
+
+    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        """Yield the bytes from `offset` in chunks of at most 1 MiB. Raises NotFound; Integrity when it ends before."""
         ...
 
     def size(self, key: str) -> int | None:
@@ -31,7 +49,7 @@ class Backend(Protocol):
         """Write a new object, all or nothing and durable; False (and no change) when the key exists."""
         ...
 
-    def replace(self, key: str, data: bytes) -> None:
+    def replace(self, key: str, data: bytes | memoryview) -> None:
         """Write an object whether or not it exists; readers see the old or the new bytes, never a mix."""
         ...
 
@@ -39,12 +57,16 @@ class Backend(Protocol):
         """Remove an object; one that is not there is no error."""
         ...
 
-    def keys(self, prefix: str) -> list[str]:
-        """Return all keys that begin with `prefix` ("" or "a/b/" or "a/b/c"), sorted."""
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield all objects whose keys begin with `prefix` ("" or "a/b/" or "a/b/c"), sorted by key."""
         ...
 
     def children(self, prefix: str) -> list[str]:
         """Return the names directly below a folder `prefix` ("" or "a/b/"), sorted; folders end in "/"."""
+        ...
+
+    def sweep(self, seconds: float) -> int:
+        """Remove what killed writers left half-written so long ago; returns how many."""
         ...
 
 

@@ -11,20 +11,20 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.backends.base import check_key, check_prefix
+from storage.backends.base import CHUNK, Entry, check_key, check_prefix
 from storage.errors import Integrity, NotFound, Transient
 
 _ASIDE = ".aside"  # half-written files: outside every listing, on the same file system
-_ABANDONED_SECONDS = 24 * 3600
 
 
 class LocalBackend:
     """Objects as files below one folder."""
 
+    threads = 4
+
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.url = f"file://{self.root}"
-        self._sweep()
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         path = self._path(key)
@@ -43,6 +43,14 @@ class LocalBackend:
                 "the file is cut: run `gazeflow verify` on the version that names it"
             )
         return data
+
+    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        with self._reading(key), open(self._path(key), "rb") as file:
+            if offset > os.fstat(file.fileno()).st_size:
+                raise Integrity(f"{self.url}/{key}: expected more than {offset} bytes, found fewer; the file is cut")
+            file.seek(offset)
+            while chunk := file.read(CHUNK):
+                yield chunk
 
     def size(self, key: str) -> int | None:
         try:
@@ -63,7 +71,7 @@ class LocalBackend:
             self._sync_folder(path.parent)
         return True
 
-    def replace(self, key: str, data: bytes) -> None:
+    def replace(self, key: str, data: bytes | memoryview) -> None:
         path = self._path(key)
         with self._written_aside(key, data) as aside:
             os.replace(aside, path)
@@ -73,14 +81,17 @@ class LocalBackend:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             os.unlink(self._path(key))
 
-    def keys(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> Iterator[Entry]:
         folder = self.root / check_prefix(prefix).rpartition("/")[0]
         found = []
         for parent, folders, names in os.walk(folder):
             folders[:] = [f for f in folders if f != _ASIDE]
             base = Path(parent).relative_to(self.root).as_posix()
             found += [n if base == "." else f"{base}/{n}" for n in names]
-        return sorted(k for k in found if k.startswith(prefix))
+        for key in sorted(k for k in found if k.startswith(prefix)):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                stat = os.stat(self.root / key)
+                yield Entry(key, stat.st_size, stat.st_mtime)
 
     def children(self, prefix: str) -> list[str]:
         try:
@@ -136,9 +147,12 @@ class LocalBackend:
         finally:
             os.close(handle)
 
-    def _sweep(self) -> None:
-        """Remove what writers killed a day ago left aside."""
-        with contextlib.suppress(OSError):
+    def sweep(self, seconds: float) -> int:
+        count = 0
+        with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self.root / _ASIDE):
-                if time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
-                    os.unlink(entry.path)
+                with contextlib.suppress(FileNotFoundError):  # its writer lives and has just ended
+                    if time.time() - entry.stat().st_mtime > seconds:
+                        os.unlink(entry.path)
+                        count += 1
+        return count

@@ -10,9 +10,13 @@ import pytest
 from pydantic import BaseModel
 
 import storage.manifest
+from storage._garbage import Collected
+from storage._landing import Marker
 from storage.datasets.index import _SCHEMA
+from storage.gc import Announcement
 from storage.manifest import STORE_FORMAT, Attempt, Key, Manifest, Member, Producer, ShardRecord
 from storage.shards import FIXATIONS_SCHEMA, SALIENCY_SCHEMA
+from storage.tags import TagEntry
 
 PAGE = (Path(storage.manifest.__file__).parent / "FORMAT.md").read_text()
 
@@ -38,7 +42,7 @@ def test_columns(heading: str, schema: pa.Schema) -> None:
 @pytest.mark.parametrize(
     ("heading", "record"),
     [("`attempt.json`", Attempt), ("`key`", Key), ("`manifest.json`", Manifest), ("member", Member),
-     ("shard record", ShardRecord)],
+     ("shard record", ShardRecord), ("tag entry", TagEntry)],
 )  # fmt: skip
 def test_fields(heading: str, record: type[BaseModel]) -> None:
     told = table(heading)
@@ -50,3 +54,10 @@ def test_fields(heading: str, record: type[BaseModel]) -> None:
 def test_producer_and_number() -> None:
     assert PAGE.startswith(f"# Store format {STORE_FORMAT}\n")
     assert ", ".join(f"`{name}`" for name in Producer.model_fields) in PAGE
+
+
+@pytest.mark.parametrize("record", [Collected, Announcement, Marker])
+def test_small_records(record: type[BaseModel]) -> None:
+    """Those without a table are told as {"field", "field"}."""
+    told = [re.findall('"([a-z_]+)"', r) for r in re.findall(r"`(\{\".*?\})`", PAGE)]
+    assert list(record.model_fields) in told

@@ -117,7 +117,7 @@ def test_dataset_index_and_run(store: Store) -> None:
     index = DatasetIndex.from_parquet(store.backend.get(f"datasets/{dataset['fingerprint']}.parquet"))
     assert (index.format, index.fingerprint) == ("webdataset_tar", dataset["fingerprint"])
     assert [image.key for n in range(index.shards()) for image in index.shard(n)] == KEYS
-    (pointer,) = store.backend.keys("datasets/sources/")
+    (pointer,) = [e.key for e in store.backend.entries("datasets/sources/")]
     assert DatasetIndex.from_parquet(store.backend.get(pointer)).table.equals(index.table)
     record = last_run(store)
     assert (record["state"], record["command"]) == ("completed", "gazeflow run example.toml")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storage.backends import Backend
 from storage.backends.memory import MemoryBackend
-from storage.errors import Integrity, InvalidInput, NotFound, Transient
+from storage.errors import Integrity, NotFound, Transient
 from storage.manifest import Manifest
 from storage.pull import MARKER, chosen_members, pull
 from storage.store import Store
+from tests.storage.labels import Counting, open_place
 
 SHARDS = {n: f"shard {n}".encode() * 100 for n in range(4)}
+BIG = {n: random.Random(n).randbytes(2_500_000) for n in range(3)}
 
 
 @pytest.fixture
@@ -24,20 +27,42 @@ def manifest(kit: Any, store: Store) -> Manifest:
     return found
 
 
+@pytest.fixture(params=["memory", "local", "moto"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return open_place(request.param, request, tmp_path)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != MARKER}
 
 
-def test_pull(store: Store, manifest: Manifest, tmp_path: Path) -> None:
-    done = pull(store.backend, manifest, tmp_path / "new" / "labels")
+def named(shards: dict[int, bytes]) -> dict[str, bytes]:
+    return {f"saliency-{n:06d}.tar": data for n, data in shards.items()}
+
+
+def test_pull(kit: Any, place: Backend, tmp_path: Path) -> None:
+    manifest = kit.complete(Store(place), shards=BIG)
+    told: list[tuple[int, int]] = []
+    done = pull(place, manifest, tmp_path / "new" / "labels", progress=lambda *n: told.append(n))
     folder = tmp_path / "new" / "labels" / f"saliency@{manifest.version}"
-    assert done == {"folder": str(folder), "files": 4, "copied": 4, "bytes": 2800, "samples": 0}
-    assert contents(folder) == {f"saliency-{n:06d}.tar": data for n, data in SHARDS.items()}
+    assert done == {
+        "folder": str(folder), "files": 3, "copied": 3, "bytes": 7_500_000, "bytes_there": 0, "samples": 0,
+        "subset": False,
+    }  # fmt: skip
+    assert contents(folder) == named(BIG)
     assert json.loads((folder / MARKER).read_bytes()) == {
         "ref": f"saliency@{manifest.version}",
         "subset": False,
         "files": {m.name: m.sha256 for m in manifest.members},
     }
+    assert told == sorted(told)
+    assert told[-1] == (7_500_000, 7_500_000)
+    assert len(told) >= 9, "more often than once for each file"
+
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    again = pull(place, manifest, tmp_path / "new" / "labels")
+    assert (again["copied"], again["bytes"], again["bytes_there"]) == (0, 0, 7_500_000)
+    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before, "not even the marker is touched"
 
 
 def test_views_are_not_pulled(kit: Any, store: Store, tmp_path: Path) -> None:
@@ -47,68 +72,95 @@ def test_views_are_not_pulled(kit: Any, store: Store, tmp_path: Path) -> None:
     assert contents(folder) == {"a.json": b"1"}
 
 
-def test_pulling_again_copies_nothing(store: Store, manifest: Manifest, tmp_path: Path) -> None:
-    folder = Path(pull(store.backend, manifest, tmp_path)["folder"])
-    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != MARKER}
-    marker = (folder / MARKER).read_bytes()
-    assert pull(store.backend, manifest, tmp_path)["copied"] == 0
-    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != MARKER} == before
-    assert (folder / MARKER).read_bytes() == marker
-
-
 @pytest.mark.parametrize("harm", [b"", b"shard 2" * 99, b"SHARD 2" * 100, b"shard 2" * 101])
 def test_a_damaged_file_is_copied_again(store: Store, manifest: Manifest, tmp_path: Path, harm: bytes) -> None:
     folder = Path(pull(store.backend, manifest, tmp_path)["folder"])
     (folder / "saliency-000002.tar").write_bytes(harm)
     assert pull(store.backend, manifest, tmp_path)["copied"] == 1
-    assert contents(folder)["saliency-000002.tar"] == SHARDS[2]
+    assert contents(folder) == named(SHARDS)
 
 
-class Failing(MemoryBackend):
-    """Another backend's objects, of which so many can be read."""
+def test_a_dry_run_writes_nothing(kit: Any, tmp_path: Path) -> None:
+    backend = Counting(MemoryBackend(), die_after=None)
+    manifest = kit.complete(Store(backend), shards=BIG)
+    dry = pull(backend, manifest, tmp_path / "dest", dry_run=True)
+    assert (dry["files"], dry["copied"], dry["bytes"], dry["bytes_there"]) == (3, 3, 7_500_000, 0)
+    assert backend.read == 0
+    assert list(tmp_path.iterdir()) == []
 
-    def __init__(self, backend: Any, reads: int) -> None:
-        super().__init__()
-        self._objects = dict(backend._objects)
-        self.reads = reads
-
-    def get(self, key: str, limit: int | None = None) -> bytes:
-        self.reads -= 1
-        if self.reads < 0:
-            raise Transient("away")
-        return super().get(key, limit)
+    folder = Path(pull(backend, manifest, tmp_path / "dest", shards=[1])["folder"])
+    member = manifest.members[0]
+    (folder / f".{member.name}.{member.sha256[:16]}.part").write_bytes(BIG[0][:1000])
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    dry = pull(backend, manifest, tmp_path / "dest", dry_run=True)
+    assert (dry["copied"], dry["bytes"], dry["bytes_there"]) == (2, 5_000_000 - 1000, 2_500_000 + 1000)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("reads", range(4))
-def test_an_interrupted_pull_is_unmarked_and_goes_on(
-    store: Store, manifest: Manifest, tmp_path: Path, reads: int
-) -> None:
-    folder = Path(pull(store.backend, manifest, tmp_path)["folder"])  # complete, then lost but for the marker
-    for name in contents(folder):
-        (folder / name).unlink()
+@pytest.mark.parametrize("after", [0, 1, 700_000, 2_499_999, 2_500_000, 4_200_000, 7_499_999])
+def test_an_interrupted_pull_goes_on_inside_the_file(kit: Any, tmp_path: Path, after: int) -> None:
+    inner = MemoryBackend()
+    manifest = kit.complete(Store(inner), shards=BIG)
+    broken = Counting(inner, die_after=after, step=100_000)
     with pytest.raises(Transient):
-        pull(Failing(store.backend, reads), manifest, tmp_path)
-    assert sorted(p.name for p in folder.iterdir()) == [f"saliency-{n:06d}.tar" for n in range(reads)]
-    assert contents(folder) == {f"saliency-{n:06d}.tar": SHARDS[n] for n in range(reads)}
-    assert pull(store.backend, manifest, tmp_path)["copied"] == 4 - reads
-    assert (folder / MARKER).is_file()
+        pull(broken, manifest, tmp_path)
+    folder = tmp_path / f"saliency@{manifest.version}"
+    assert not (folder / MARKER).exists()
+    rest = Counting(inner)
+    done = pull(rest, manifest, tmp_path)
+    assert rest.read == done["bytes"] == 7_500_000 - broken.read, "what came is not read again"
+    assert contents(folder) == named(BIG)
+
+
+def test_a_broken_connection_on_every_place(kit: Any, place: Backend, tmp_path: Path) -> None:
+    manifest = kit.complete(Store(place), shards=BIG)
+    broken = Counting(place, die_after=3_000_000, step=100_000)
+    with pytest.raises(Transient):
+        pull(broken, manifest, tmp_path)
+    rest = Counting(place)
+    pull(rest, manifest, tmp_path)
+    assert rest.read == 7_500_000 - broken.read
+    assert contents(tmp_path / f"saliency@{manifest.version}") == named(BIG)
+
+
+@pytest.mark.parametrize("part", [b"x", b"x" * 2_499_999, b"x" * 2_500_000, b"x" * 2_600_000, BIG[1][:9] + b"\0" * 999])
+def test_a_wrong_part_is_fetched_anew_once(kit: Any, tmp_path: Path, part: bytes) -> None:
+    backend = Counting(MemoryBackend())
+    manifest = kit.complete(Store(backend), shards={1: BIG[1]})
+    member = manifest.members[0]
+    folder = tmp_path / f"saliency@{manifest.version}"
+    folder.mkdir()
+    (folder / f".{member.name}.{member.sha256[:16]}.part").write_bytes(part)
+    told: list[tuple[int, int]] = []
+    pull(backend, manifest, tmp_path, progress=lambda *n: told.append(n))
+    assert contents(folder) == named({1: BIG[1]})
+    assert 2_500_000 <= backend.read <= 5_000_000
+    assert told[-1] == (2_500_000, 2_500_000)
 
 
 def test_damaged_bytes_do_not_leave_the_store(store: Store, manifest: Manifest, tmp_path: Path) -> None:
     store.backend.replace(manifest.members[1].key, b"SHARD 1" * 100)
     with pytest.raises(Integrity, match=r"saliency-000001-.*: expected 700 bytes with SHA-256"):
         pull(store.backend, manifest, tmp_path)
-    assert list(contents(tmp_path / f"saliency@{manifest.version}")) == ["saliency-000000.tar"]
-    assert not (tmp_path / f"saliency@{manifest.version}" / MARKER).exists()
+    folder = tmp_path / f"saliency@{manifest.version}"
+    found = contents(folder)
+    assert not any("saliency-000001" in name for name in found), "no part of the damaged file stays"
+    assert all(found[name] == data for name, data in named(SHARDS).items() if name in found)
 
 
 def test_a_subset_is_marked(store: Store, manifest: Manifest, tmp_path: Path) -> None:
-    folder = Path(pull(store.backend, manifest, tmp_path, shards=[3, 1])["folder"])
+    done = pull(store.backend, manifest, tmp_path, shards=[3, 1, 3])
+    folder = Path(done["folder"])
     marker = json.loads((folder / MARKER).read_bytes())
-    assert marker["subset"] is True
+    assert marker["subset"] is done["subset"] is True
     assert set(marker["files"]) == set(contents(folder)) == {"saliency-000001.tar", "saliency-000003.tar"}
     assert pull(store.backend, manifest, tmp_path)["copied"] == 2
-    assert json.loads((folder / MARKER).read_bytes())["subset"] is False
+    whole = (folder / MARKER).read_bytes()
+    assert json.loads(whole)["subset"] is False
+    assert pull(store.backend, manifest, tmp_path, shards=[2])["copied"] == 0
+    assert (folder / MARKER).read_bytes() == whole, "what is whole is not called a subset"
+    all_shards = pull(store.backend, manifest, tmp_path / "other", shards=[0, 1, 2, 3])
+    assert all_shards["subset"] is False
 
 
 def test_unknown_shards(kit: Any, store: Store, manifest: Manifest, tmp_path: Path) -> None:
@@ -119,48 +171,3 @@ def test_unknown_shards(kit: Any, store: Store, manifest: Manifest, tmp_path: Pa
     whole = attempt.publish(kit.manifest(attempt, members=[attempt.put("a.json", b"1")]))
     with pytest.raises(NotFound, match="this kind is not sharded"):
         chosen_members(whole, [0])
-
-
-def test_links_in_the_target_are_never_followed(store: Store, manifest: Manifest, tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "precious").write_bytes(b"precious")
-    folder = tmp_path / "dest" / f"saliency@{manifest.version}"
-    folder.parent.mkdir()
-    folder.symlink_to(outside)
-    with pytest.raises(InvalidInput, match="found a file or a link, which is never followed"):
-        pull(store.backend, manifest, tmp_path / "dest")
-    folder.unlink()
-    folder.mkdir()
-    for target in (outside / "precious", outside / "not there"):
-        (folder / "saliency-000002.tar").symlink_to(target)
-        with pytest.raises(InvalidInput, match=r"saliency-000002\.tar: expected a file, found a folder or a link"):
-            pull(store.backend, manifest, tmp_path / "dest")
-        (folder / "saliency-000002.tar").unlink()
-    (folder / MARKER).symlink_to(outside / "precious")
-    pull(store.backend, manifest, tmp_path / "dest")
-    assert not (folder / MARKER).is_symlink()
-    assert {p.name: p.read_bytes() for p in outside.iterdir()} == {"precious": b"precious"}
-
-
-def test_what_is_in_the_way_is_named(store: Store, manifest: Manifest, tmp_path: Path) -> None:
-    folder = tmp_path / f"saliency@{manifest.version}"
-    folder.write_bytes(b"a file")
-    with pytest.raises(InvalidInput, match="expected a folder"):
-        pull(store.backend, manifest, tmp_path)
-    folder.unlink()
-    (folder / "saliency-000000.tar").mkdir(parents=True)
-    with pytest.raises(InvalidInput, match=r"saliency-000000\.tar: expected a file"):
-        pull(store.backend, manifest, tmp_path)
-
-
-def test_a_full_disk_is_transient(
-    store: Store, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Transient, match="No space left"):
-        pull(store.backend, manifest, tmp_path)
-    assert list((tmp_path / f"saliency@{manifest.version}").iterdir()) == []

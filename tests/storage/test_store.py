@@ -30,6 +30,15 @@ def test_a_store_is_made_once_and_opened_again(tmp_path: Path) -> None:
     Store.open(url)
 
 
+def test_a_store_to_read_is_not_made(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/store"
+    with pytest.raises(NotFound, match=rf"{url}: expected a store, found none; nothing was made"):
+        Store.existing(url)
+    assert list(tmp_path.iterdir()) == []
+    Store.open(url)
+    assert Store.existing(url).kinds() == []
+
+
 @pytest.mark.parametrize("data", [b'{"format":2}', b'{"format":0}', b'{"format":"1"}', b'{"format":null}'])
 def test_another_format_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "gazeflow.json").write_bytes(data)
@@ -126,7 +135,7 @@ def test_ambiguous_refs(kit: Any, store: Store, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "ref",
-    ["", "saliency", "saliency@", "saliency@abc", "saliency@ABCD", "saliency@xyzw", "saliency:prod", "@abcd",
+    ["", "saliency", "saliency@", "saliency@abc", "saliency@ABCD", "saliency@xyzw", "@abcd",
      "a@b@abcd", "saliency@0123456789abc", "saliency@abcd-", "saliency@abcd-0", "saliency@abcd-1", "saliency@abcd-02",
      "../x@abcd", "saliency@abcd\n", "saliency@abcd/../x"],
 )  # fmt: skip

@@ -63,7 +63,7 @@ for write in (backend.create, backend.replace):
             assert "Free space" in str(error) and key in str(error), error
         else:
             assert done is False and key == "fits", (write, key)
-assert backend.keys("") == ["fits"] and backend.get("fits") == b"x" * 1_000_000
+assert [e.key for e in backend.entries("")] == ["fits"] and backend.get("fits") == b"x" * 1_000_000
 assert list((backend.root / ".aside").iterdir()) == []
 backend.delete("fits")
 assert backend.create("big/new", b"y" * 1_500_000)
@@ -110,7 +110,7 @@ def test_killed_writers_leave_whole_objects_alone(tmp_path: Path, writer: str) -
         assert process.wait() == -signal.SIGKILL, process.stdout.read()
         process.stdout.close()
     backend = LocalBackend(tmp_path)
-    keys = backend.keys("")
+    keys = [entry.key for entry in backend.entries("")]
     assert keys
     for key in keys:
         data = backend.get(key)
@@ -128,5 +128,6 @@ def test_leftovers_are_never_listed_and_go_after_a_day(tmp_path: Path) -> None:
     day_ago = time.time() - 25 * 3600
     os.utime(aside / "old", (day_ago, day_ago))
     backend = LocalBackend(tmp_path)
+    assert backend.sweep(24 * 3600) == 1
     assert sorted(p.name for p in aside.iterdir()) == ["young"]
-    assert backend.keys("") == backend.children("") == []
+    assert list(backend.entries("")) == backend.children("") == []
