@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,17 +54,20 @@ def main() -> int:
     folder = Path(args.folder or tempfile.mkdtemp(prefix="gazeflow-kill-loop-")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     config = str(find_config(args.config).resolve())  # the runs have folders of their own
-    words = ["run", config, *(["--until", args.until] if args.until else []), *_shared_data(config, folder)]
+    words = ["run", config, *_shared_data(config, folder)]
+    first = [*words, *(["--until", args.until] if args.until else [])]
+    again = [*words, "--until", args.again_until] if args.again_until else first
+    kinds = _kinds(config, args.again_until)
     print(f"folder {folder}, seed {args.seed}", flush=True)
-    whole = _undisturbed(words, folder / "reference")
-    expected = members(folder / "reference")
+    whole = _undisturbed(first, folder / "reference")
+    expected = members(folder / "reference", kinds)
     print(f"reference: {whole:.1f} s, {len(expected)} members", flush=True)
     print(COLUMNS.format("RUN", "KILLED", "UNDER WAY", "CHILDREN", "RERUN", "RESULT"), flush=True)
     rng = random.Random(args.seed)
     wrong = 0
     for number in range(1, args.runs + 1):
         place = folder / f"run-{number:03d}"
-        kill = _killed(number, words, place, rng.uniform(0.02, 0.98) * whole, expected)
+        kill = _killed(number, first, again, place, rng.uniform(0.02, 0.98) * whole, expected, kinds)
         print(kill.line(), flush=True)
         if kill.verdict == "OK" and kill.ended is not None:
             shutil.rmtree(place)  # a wrong one stays to be looked at
@@ -79,8 +83,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--config", default="demo.toml", help="a TOML file or preset")
     parser.add_argument("--until", default=None, help="last node to make, such as fixations")
+    parser.add_argument("--again-until", default=None, help="last node of the second run; only up to it is compared")
     parser.add_argument("--folder", default=None, help="where to work; a new temporary folder otherwise")
     return parser.parse_args()
+
+
+def _kinds(config: str, until: str | None) -> set[str]:
+    """The kinds whose members are compared."""
+    if until is None:
+        return set(KINDS)
+    loaded = load_config(config)
+    return {loaded.node(n).stage for n in (until, *loaded.upstream(until))}
 
 
 def _shared_data(config: str, folder: Path) -> list[str]:
@@ -102,9 +115,17 @@ def _undisturbed(words: list[str], place: Path) -> float:
     return time.monotonic() - started
 
 
-def _killed(number: int, words: list[str], place: Path, moment: float, expected: dict[str, str]) -> Kill:
+def _killed(
+    number: int,
+    first: list[str],
+    again: list[str],
+    place: Path,
+    moment: float,
+    expected: dict[str, str],
+    kinds: set[str],
+) -> Kill:
     started = time.monotonic()
-    with _started(words, place) as process:
+    with _started(first, place) as process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         process.kill()
@@ -112,9 +133,10 @@ def _killed(number: int, words: list[str], place: Path, moment: float, expected:
     seconds = time.monotonic() - started
     node, ended = under_way(place), _ended(place)
     started = time.monotonic()
-    with _started(words, place) as process:
+    with _started(again, place) as process:
         code = process.wait()
-    verdict = f"FAILED with status {code}, see {place / 'run.err'}" if code else difference(expected, members(place))
+    found = difference(expected, members(place, kinds))
+    verdict = f"FAILED with status {code}, see {place / 'run.err'}" if code else found
     return Kill(number, seconds, node, ended, time.monotonic() - started, verdict)
 
 
@@ -155,10 +177,10 @@ def under_way(place: Path) -> str:
     return ", ".join(n for n, facts in nodes.items() if facts["state"] == "running") or "(between nodes)"
 
 
-def members(place: Path) -> dict[str, str]:
+def members(place: Path, kinds: Iterable[str] = KINDS) -> dict[str, str]:
     """SHA-256 of the bytes of every result member of every complete version, by version and name."""
     found = {}
-    for kind in KINDS:
+    for kind in sorted(kinds):
         for path in sorted(place.glob(f"store/artifacts/{kind}/*/manifest.json")):
             for member in json.loads(path.read_text())["members"]:
                 data = (place / "store" / member["key"]).read_bytes()
