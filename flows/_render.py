@@ -108,11 +108,12 @@ def gc(found: dict[str, Any]) -> str:
     grace = f"its bytes go {found['days']:g} days after"
     lines += [f"waits    {ref}: {since}; {grace}" for ref, since in found["waiting"].items()]
     lines += [f"missing  {ref}: {why}" for ref, why in found["missing"].items()]
+    lines += [f"settle   {ref}: marked by a collection that died; --apply ends or spares it" for ref in found["marked"]]
     lines += [f"collect  {v['ref']}: {size(v['bytes'])} later; {v['why']}" for v in found["versions"]]
     lines.append(f"delete   {found['objects']} objects, {size(found['bytes'])}, that nothing names any more")
     done = found["done"]
     if done is None:
-        nothing = not (found["versions"] or found["objects"])
+        nothing = not (found["versions"] or found["objects"] or found["marked"])
         again = f"nothing was changed\nnext: gazeflow gc --apply --days {found['days']:g}"
         return "\n".join([*lines, "nothing to do" if nothing else again])
     lines += [f"spared   {ref}: somebody named it meanwhile" for ref in done["spared"]]

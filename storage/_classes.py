@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import io
 import json
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.backends import Backend
+from storage.backends._ranged import RangedObject
 from storage.errors import Format, GazeflowError, InvalidInput, NotFound
 from storage.manifest import RECORD_LIMIT, Manifest
 
@@ -46,7 +46,7 @@ def _names(backend: Backend, key: str, fingerprint: str) -> tuple[str, ...]:
     if size is None:
         raise NotFound(f"{backend.url}/{key}: no such data set index; the names of classes are in it")
     try:
-        file = pq.ParquetFile(pa.PythonFile(_Ranges(backend, key, size), mode="r"))
+        file = pq.ParquetFile(pa.PythonFile(_Footer(backend, key, size), mode="r"))
         facts = json.loads((file.schema_arrow.metadata or {})[b"gazeflow.dataset"])
         names = tuple(facts["classes"])
         whole = facts["fingerprint"] == fingerprint and len({str(n) for n in names}) == len(names)
@@ -59,32 +59,13 @@ def _names(backend: Backend, key: str, fingerprint: str) -> tuple[str, ...]:
     return names
 
 
-class _Ranges(io.RawIOBase):
-    """An object of the store as a file that is read here and there."""
+class _Footer(RangedObject):
+    """The end of a Parquet file, which says itself how long it is."""
 
-    def __init__(self, backend: Backend, key: str, size: int) -> None:
-        self._backend, self._key, self._size = backend, key, size
-        self._at = self._read = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+    _asked = 0
 
     def read(self, size: int = -1) -> bytes:
-        left = max(self._size - self._at, 0)
-        size = left if size < 0 else min(size, left)
-        self._read += size
-        if self._read > RECORD_LIMIT:  # a footer says itself how long it is
+        self._asked += min(size if size >= 0 else self._size, max(self._size - self._at, 0))
+        if self._asked > RECORD_LIMIT:
             raise Format(f"{self._key}: expected a footer of at most {RECORD_LIMIT} bytes, found more; not read")
-        data = self._backend.get_range(self._key, self._at, size) if size else b""
-        self._at += len(data)
-        return data
+        return super().read(size)

@@ -18,7 +18,7 @@ from storage.backends.base import CHUNK
 from storage.errors import Integrity, InvalidInput, Transient
 from storage.manifest import Member
 
-Count = Callable[[int], None]  # takes the bytes that came; negative when they are given up
+Count = Callable[[int], None]  # takes the bytes that came, before they are used; negative when they are given up
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -36,15 +36,30 @@ class Meter:
         self.total = total
         self.stopped = False
         self._done, self._progress, self._lock = 0, progress, threading.Lock()
+        self._told: tuple[int, int] | None = None
+
+    def begin(self, there: int) -> None:
+        """Take bytes for done that were there before, so that rates are of what comes."""
+        self._done, self.total = there, max(self.total, there)
+        if there == self.total:
+            self._told = (there, there)  # nothing is to come, or nobody knows how much
+        else:
+            self._tell()
 
     def add(self, number: int) -> None:
+        """Count bytes that are about to be used. Raises Stopped when they, or none, shall not be."""
         if self.stopped:
             raise Stopped
         with self._lock:
             self._done += number
             self.total = max(self.total, self._done)  # an estimate may be low
-            if self._progress is not None:
-                self._progress(self._done, self.total)
+            self._tell()
+
+    def _tell(self) -> None:
+        now = (self._done, self.total)
+        if self._progress is not None and now != self._told:
+            self._told = now
+            self._progress(*now)
 
 
 def download(backend: Backend, member: Member, path: Path, count: Count) -> None:
@@ -58,6 +73,7 @@ def download(backend: Backend, member: Member, path: Path, count: Count) -> None
             try:
                 fill(backend, member, file, count)
             except Integrity:
+                count(0)  # another may have the part, when this pull was left while it waited for bytes
                 part.unlink()
                 raise
             file.flush()
@@ -73,20 +89,19 @@ def part_of(path: Path, member: Member) -> Path:
 def fill(backend: Backend, member: Member, file: BinaryIO, count: Count) -> None:
     """Bring a file that has none, some or wrong bytes of a member to have them all, verified.
 
-    What is there is hashed and continued; when it turns out wrong, the member is fetched anew, once.
+    What is there, and counted, is hashed and continued; when it turns out wrong, the member is fetched anew, once.
     """
     there = os.fstat(file.fileno()).st_size
+    counted = _Counted(count, min(there, member.bytes))
     if 0 < there <= member.bytes:
-        counted = _Counted(count)
-        try:
+        with contextlib.suppress(Integrity):
             hasher = hashlib.sha256()
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 hasher.update(chunk)
-                counted(len(chunk))
+                counted(0)
             _append(backend, member, file, hasher, there, counted)
             return
-        except Integrity:
-            count(-counted.total)
+    count(-counted.total)
     file.seek(0)
     file.truncate()
     _append(backend, member, file, hashlib.sha256(), 0, count)
@@ -99,9 +114,9 @@ def _append(backend: Backend, member: Member, file: BinaryIO, hasher: Any, size:
             size += len(chunk)
             if size > member.bytes:
                 break  # never more on the disk than the manifest says
+            count(len(chunk))
             file.write(chunk)
             hasher.update(chunk)
-            count(len(chunk))
     if size != member.bytes or hasher.hexdigest() != member.sha256:
         found = "more" if size > member.bytes else f"{size} with {hasher.hexdigest()}"
         raise Integrity(
@@ -113,8 +128,8 @@ def _append(backend: Backend, member: Member, file: BinaryIO, hasher: Any, size:
 class _Counted:
     """Passes counts on and remembers their sum."""
 
-    def __init__(self, count: Count) -> None:
-        self.count, self.total = count, 0
+    def __init__(self, count: Count, total: int) -> None:
+        self.count, self.total = count, total
 
     def __call__(self, number: int) -> None:
         self.total += number
@@ -124,13 +139,12 @@ class _Counted:
 def is_whole(path: Path, digest: str, size: int | None = None) -> bool:
     """Whether a file is there with these bytes. Raises InvalidInput where something else is in the way."""
     try:
-        handle = open_plain(path, os.O_RDONLY)
+        with told(path), open(open_plain(path, os.O_RDONLY), "rb") as file:
+            if size is not None and os.fstat(file.fileno()).st_size != size:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
     except FileNotFoundError:
         return False
-    with open(handle, "rb") as file:
-        if size is not None and os.fstat(handle).st_size != size:
-            return False
-        return hashlib.file_digest(file, "sha256").hexdigest() == digest
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -146,11 +160,12 @@ def write_file(path: Path, data: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with told(folder):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def open_plain(path: Path, flags: int) -> int:
@@ -197,7 +212,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Turn what the system says while a file is written into errors that say what to do."""
+    """Turn what the system says while a file is used into errors that say what to do."""
     try:
         yield
     except OSError as error:
@@ -209,7 +224,7 @@ def told(path: Path) -> Iterator[None]:
         if error.errno in _IN_THE_WAY:
             raise _in_the_way(path) from error
         if isinstance(error, PermissionError):
-            raise InvalidInput(f"{path}: cannot be written: {error.strerror}; name another folder") from error
+            raise InvalidInput(f"{path}: cannot be read and written: {error.strerror}; name another folder") from error
         raise
 
 

@@ -54,6 +54,7 @@ class Collection:
     kept: dict[str, str]  # complete and open versions, and why
     waiting: dict[str, str]  # versions closed or collected whose bytes stay through the grace period, and since when
     missing: dict[str, str]  # named, and not there: by whom
+    marked: tuple[str, ...]  # complete versions that a collection which died had marked: the next one settles them
 
     @property
     def bytes(self) -> int:
@@ -148,6 +149,7 @@ def decide(seen: Seen) -> Collection:
         kept=_kept(seen),
         waiting={r: f"since {utc(t)}" for r, t in seen.ended.items() if not (r in going or seen.is_over(r))},
         missing={r: why for r, why in seen.named.items() if _is_missing(seen, r)},
+        marked=tuple(r for r in seen.manifests if seen.folders[r].is_collected),
     )
 
 

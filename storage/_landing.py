@@ -7,9 +7,11 @@ two is there at every moment, so that two selections never meet in one folder.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +53,30 @@ class Landing:
 
     def check(self) -> None:
         """Raise InvalidInput when the folder is a link or no folder."""
-        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+        with self._placed():
+            wrong = self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir())
+        if wrong:
             raise InvalidInput(
                 f"{self.folder}: expected a folder, found a file or a link, which is never followed; nothing was copied"
             )
+
+    def make(self) -> None:
+        """Make the folder. Raises InvalidInput where none can be, Transient when the disk is full."""
+        with self._placed():
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def _placed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                with told(self.folder):
+                    raise
+            raise InvalidInput(
+                f"{self.folder}: expected a place where a folder can be made, found none ({error.strerror}); nothing "
+                "was copied. Name another DEST"
+            ) from error
 
     def held(self, names: Iterable[str]) -> dict[str, str]:
         """What earlier pulls wrote here: SHA-256 by name. Raises InvalidInput when they chose other classes."""
@@ -125,8 +147,9 @@ class Landing:
         return marker if marker.ref == self.ref else None
 
     def _read(self, name: str) -> bytes:
+        path = self.folder / name
         try:
-            with open(open_plain(self.folder / name, os.O_RDONLY), "rb") as file:
+            with told(path), open(open_plain(path, os.O_RDONLY), "rb") as file:
                 return file.read(RECORD_LIMIT)
         except (FileNotFoundError, NotADirectoryError, InvalidInput):  # a link is no marker, wherever it leads
             return b""

@@ -14,16 +14,15 @@ from storage.errors import Format, Integrity
 from storage.manifest import Key
 from storage.parallel import ordered_map
 from storage.runs import read_run
-from storage.store import Store, Version
+from storage.store import REF, TAG_REF, Store, Version
 from storage.tags import all_tags, last_entries
 
 DAY = 86400.0
 HISTORY = 10  # entries of a tag that count
+BY_RUN = "run "  # how the reason begins where a run alone names a version
 
 _IN_VERSION = re.compile(r"artifacts/([a-z0-9][a-z0-9._-]{0,63})/([0-9a-f]{12}(?:-(?:[2-9]|[1-9][0-9]+))?)/(.+)")
-_SHARD = re.compile(r"artifacts/[a-z0-9][a-z0-9._-]{0,63}/shards/.+")
-_REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{4,12})(-(?:[2-9]|[1-9][0-9]+))?")
-_TAG = re.compile(r"([a-z0-9][a-z0-9._-]{0,63}):([a-z0-9][a-z0-9._-]{0,63})")
+_SHARD = re.compile(r"artifacts/[a-z0-9][a-z0-9._-]{0,63}/shards/[A-Za-z0-9_-][A-Za-z0-9._-]*")  # others are not ours
 
 
 @dataclass(frozen=True)
@@ -153,16 +152,16 @@ def _runs(store: Store, folders: Mapping[str, Folder], now: float, days: float) 
     for record in ordered_map(lambda i: read_run(store, i), ids, store.backend.threads, ahead=16):
         age = now - seconds(record["refreshed"], f"runs/{record['id']}.json")
         if age < (days if record["ended"] else max(days, 1)) * DAY:
-            why = f"run {record['id']}"
+            why = f"{BY_RUN}{record['id']}"
             yield from ((str(n["ref"]), why) for n in record["nodes"].values() if n.get("ref"))
-            yield from ((ref, f"the config of {why}") for ref in _in_config(store, folders, record["config"]))
+            yield from ((ref, f"{why}, by its config") for ref in _in_config(store, folders, record["config"]))
 
 
 def _in_config(store: Store, folders: Mapping[str, Folder], config: Any) -> Iterator[str]:
     """Versions that texts in a config mean: refs, shortened or not, and tags, of kinds that there are."""
     kinds = {f.kind for f in folders.values()}
     for text in _texts(config):
-        ref, tag = _REF.fullmatch(text), _TAG.fullmatch(text)
+        ref, tag = REF.fullmatch(text), TAG_REF.fullmatch(text)
         if ref and ref[1] in kinds:
             fitting = [f for f in folders.values() if f.kind == ref[1] and _means(ref, f.name)]
             yield from (f.ref for f in fitting) if fitting else [text]

@@ -25,7 +25,7 @@ from storage.canonical import sha256
 from storage.errors import Format, Integrity, InvalidInput
 from storage.keys import MAX_KEY_BYTES
 from storage.manifest import Manifest, Member, ShardRecord
-from storage.parallel import ordered_map
+from storage.parallel import Forsaken, ordered_map
 from storage.shards import (
     FIXATIONS_SCHEMA,
     SALIENCY_SCHEMA,
@@ -117,7 +117,7 @@ class Subset:
         return sum(m.bytes for m in plan.record.members)
 
     def _plans(self, names: Sequence[str]) -> Iterator[Plan]:
-        return ordered_map(self._planned, self._of(names), self.threads, _AHEAD)
+        return ordered_map(self._planned, self._of(names), self.threads, _AHEAD, Forsaken)
 
     def _planned(self, record: ShardRecord) -> Plan:
         tar, index = self._source(record.shard)
@@ -149,7 +149,8 @@ class Subset:
         """Shards of the chosen maps: ranges are read ahead across shards, each shard is made when it has all of its."""
         work = ((plan, span) for plan in self._plans(names) for span in plan.spans or [Span(0, 0, ())])
         for _, parts in groupby(
-            ordered_map(self._maps, work, self.threads, self.threads), key=lambda part: part[0].record.shard
+            ordered_map(self._maps, work, self.threads, self.threads, Forsaken),
+            key=lambda part: part[0].record.shard,
         ):
             read = list(parts)
             plan = read[0][0]
@@ -168,7 +169,7 @@ class Subset:
         }
 
     def _fixations(self, names: Sequence[str]) -> Iterator[tuple[Plan, dict[str, bytes]]]:
-        return ordered_map(self._points, self._plans(names), self.threads, self.threads)
+        return ordered_map(self._points, self._plans(names), self.threads, self.threads, Forsaken)
 
     def _points(self, plan: Plan) -> tuple[Plan, dict[str, bytes]]:
         """The chosen rows of a fixations shard, whose labels stand in the index of its maps."""

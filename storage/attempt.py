@@ -19,6 +19,8 @@ from storage.manifest import RECORD_LIMIT, Attempt, Key, Manifest, Member, Shard
 from storage.parallel import ordered_map
 from storage.store import Store, Version
 
+_TRIES = 5  # at an object that gc deletes between two looks at it
+
 
 def open_attempt(
     store: Store, key: Key, node: str, reason: str, run: str, base: str | None = None, redo: list[int] | None = None
@@ -86,9 +88,18 @@ class OpenAttempt:
 
     def _create(self, name: str, key: str, data: bytes, samples: int) -> Member:
         member = Member(name=name, key=key, bytes=len(data), sha256=sha256(data), samples=samples)
-        if not self.store.backend.create(key, data):
-            self._mend(member, data)
+        self._ensure(member, data)
         return member
+
+    def _ensure(self, member: Member, data: bytes) -> None:
+        """Have the object of a member, made or mended; gc may delete an old one, which nothing named, meanwhile."""
+        for _ in range(_TRIES):
+            if self.store.backend.create(member.key, data):
+                return
+            with contextlib.suppress(NotFound):
+                self._mend(member, data)
+                return
+        raise Transient(f"{member.key}: it was deleted {_TRIES} times while it was made; run again when gc has ended")
 
     def _mend(self, member: Member, data: bytes) -> None:
         """See that the object under a content's name is that content: one that was damaged is put right."""
@@ -235,8 +246,7 @@ class OpenAttempt:
             source = made.get((member.name, member.sha256))
             if source is not None and source.key != member.key:
                 data = self.store.read(source)
-                if not self.store.backend.create(member.key, data):
-                    self._mend(member, data)
+                self._ensure(member, data)
 
     def close(self, reason: str) -> None:
         """End the attempt without a version of its own."""

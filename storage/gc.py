@@ -14,16 +14,17 @@ So ages are for people who read what is being collected, and nothing that is nam
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from storage._garbage import Collected, Collection, Seen, decide, see
-from storage._roots import DAY, closure, utc
+from storage._garbage import Collected, Collection, Doomed, Seen, decide, see
+from storage._roots import BY_RUN, DAY, closure, utc
 from storage.backends import Backend
 from storage.backends.base import Entry
-from storage.errors import Conflict, GazeflowError, InvalidInput, NotFound
+from storage.errors import Conflict, GazeflowError, Integrity, InvalidInput, NotFound
 from storage.manifest import RECORD_LIMIT, Record, parse
 from storage.parallel import ordered_map
 from storage.store import Store
@@ -32,6 +33,7 @@ from storage.tags import who
 GRACE_DAYS = 7.0
 
 _AT_ONCE = 200_000  # objects that one collection deletes; the rest wait for the next
+_ANNOUNCEMENT = re.compile(r"[0-9a-f]+\.json")  # what else lies there is not ours
 _HOUR = 3600.0  # a collection deletes for no longer; after two it is taken for dead
 
 Clock = Callable[[], float]
@@ -71,29 +73,63 @@ def collect(store: Store, plan: Collection, clock: Clock = time.time) -> Outcome
     """Do what was planned, as far as it still holds. Killed anywhere, it leaves what the next collection goes on with.
 
     Raises Conflict when another collection is under way, InvalidInput when this machine's clock is not the store's,
-    Format or Integrity as `plan_collection`.
+    Integrity when a version is lost that a tag or an attempt names, Format or Integrity as `plan_collection`.
     """
+    _refuse_lost(store.backend, plan)
     until = time.time() + _HOUR
     planned = plan.objects[:_AT_ONCE]
+    leftovers = _swept(store.backend, plan.days)  # first: on a full disk it makes room for what follows
     with _announced(store, planned, clock()) as announce:
-        for doomed in plan.versions:
-            record = Collected(collected=doomed.ended)
-            store.backend.replace(f"artifacts/{doomed.ref.replace('@', '/')}/collected.json", record.to_bytes())
-        seen = see(store, plan.days, clock())
-        gone, spared = _settle(store, seen, until)
+        with _marked(store.backend, plan.versions):
+            seen = see(store, plan.days, clock())
+            _refuse_lost(store.backend, decide(seen))
+            gone, spared = _settle(store, seen, until)
         still = {e.key for e in decide(seen).objects}
         objects = [e for e in planned if e.key in still]
         announce(objects)
         deleted = _delete(store.backend, objects, until)
-    leftovers = store.backend.sweep(max(plan.days, 1) * DAY)  # younger ones may be of writers at work
     versions = tuple(r for r in dict.fromkeys([*(d.ref for d in plan.versions), *gone]) if r not in spared)
     return Outcome(versions, tuple(spared), len(deleted), sum(e.bytes for e in deleted), leftovers)
+
+
+def _refuse_lost(backend: Backend, plan: Collection) -> None:
+    """Raise Integrity where something lasting names a version that is not there: its members pass for nobody's."""
+    for ref, why in plan.missing.items():
+        if not why.startswith(BY_RUN):
+            raise Integrity(
+                f"{backend.url}: expected {ref} ({why}), found no such version; nothing more was collected, since "
+                " its bytes cannot be told from garbage. Put its folder back, or move that tag"
+            )
+
+
+def _swept(backend: Backend, days: float) -> int:
+    """Half-written leftovers removed; of a place that cannot list them none. Young ones may be of writers at work."""
+    try:
+        return backend.sweep(max(days, 1) * DAY)
+    except GazeflowError:
+        return 0
+
+
+@contextlib.contextmanager
+def _marked(backend: Backend, versions: Sequence[Doomed]) -> Iterator[None]:
+    """Mark what is to be collected. Where that cannot be settled, the marks go again as far as they can."""
+    keys = [f"artifacts/{doomed.ref.replace('@', '/')}/collected.json" for doomed in versions]
+    try:
+        for key, doomed in zip(keys, versions, strict=True):
+            backend.replace(key, Collected(collected=doomed.ended).to_bytes())
+        yield
+    except BaseException:
+        with contextlib.suppress(GazeflowError):  # the next collection settles what stays marked
+            for key in keys:
+                if backend.size(key.replace("collected.json", "manifest.json")) is not None:
+                    backend.delete(key)
+        raise
 
 
 def about_to_go(backend: Backend, keys: Iterable[str]) -> dict[str, str]:
     """Those of some objects that a collection under way may delete at any moment, and the object that says so."""
     found: dict[str, str] = {}
-    for name in backend.children("gc/"):
+    for name in filter(_ANNOUNCEMENT.fullmatch, backend.children("gc/")):
         with contextlib.suppress(NotFound):  # it has just ended
             record = parse(Announcement, backend.get(f"gc/{name}", limit=RECORD_LIMIT), f"gc/{name}")
             found |= dict.fromkeys(set(keys).intersection(record.objects), f"gc/{name}")
@@ -125,7 +161,7 @@ def _announced(store: Store, objects: Sequence[Entry], now: float) -> Iterator[C
 
 def _check_alone(backend: Backend, key: str, now: float) -> None:
     """Raise Conflict where another collection is under way, InvalidInput where this machine's clock is wrong."""
-    found = {e.key: e for e in backend.entries("gc/")}
+    found = {e.key: e for e in backend.entries("gc/") if _ANNOUNCEMENT.fullmatch(e.key.removeprefix("gc/"))}
     mine = found.pop(key).modified
     if abs(mine - now) > _HOUR:
         raise InvalidInput(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed, wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +17,11 @@ from storage.backends import Backend
 from storage.errors import Format, InvalidInput, NotFound
 from storage.keys import check_name
 from storage.manifest import Manifest, Member, ShardRecord
-from storage.parallel import ordered_map
+from storage.parallel import Forsaken, ordered_map
 
 __all__ = ["MARKER", "chosen_members", "pull"]
+
+_LEAVING = 2  # seconds for threads to end a pull that is given up; those that wait for bytes are left
 
 
 def pull(
@@ -36,7 +38,8 @@ def pull(
     Args:
         shards: only these; all by default.
         classes: only samples of these classes, in files of the same names; the bytes of others are not read.
-        progress: told bytes done and bytes in all, as they come; with `classes` the latter is an estimate at first.
+        progress: told bytes done and bytes in all, as they come: at first what was there already; with `classes` the
+            latter is an estimate.
         dry_run: say what would be copied and write nothing.
 
     Returns folder, files, copied (files), bytes (to read for them, beside indexes), bytes_there, samples, subset.
@@ -52,13 +55,14 @@ def pull(
     subset = classes is not None or set(source.names) < {m.name for m in manifest.members}
     landing.check()
     if dry_run:
-        there, missing = _survey(source, landing, Meter(0, None))
+        there, missing = _survey(source, landing)
         done = list(source.plan(missing, folder))
         return _told(source, folder, there, done) | {"subset": subset}
-    folder.mkdir(parents=True, exist_ok=True)
+    landing.make()
     with locked(folder / LOCK):
+        there, missing = _survey(source, landing)
         meter = Meter(source.size, progress)
-        there, missing = _survey(source, landing, meter)
+        meter.begin(source.there(list(there), folder)[0])
         done = []
         if missing or not landing.covers(there):
             landing.begin(there)
@@ -146,19 +150,19 @@ class Members:
             download(self._backend, self._members[name], folder / name, meter.add)
             return planned
 
-        with ThreadPoolExecutor(self.threads) as pool:
+        with Forsaken(self.threads) as pool:
             futures = [pool.submit(work, planned) for planned in self.plan(names, folder)]
             try:
                 for future in as_completed(futures):
                     yield future.result()
             except BaseException:
-                meter.stopped = True
-                pool.shutdown(wait=False, cancel_futures=True)
+                meter.stopped = True  # from here on bytes that come are not written
+                wait([f for f in futures if not f.cancel()], _LEAVING)
                 raise
 
     def there(self, names: Sequence[str], folder: Path) -> tuple[int, int]:
-        begun = sum(_begun(m, folder) for m in self._members.values())
         whole = [self._members[n] for n in names]
+        begun = sum(_begun(self._members[n], folder) for n in self._members.keys() - set(names))
         return begun + sum(m.bytes for m in whole), sum(map(_samples, whole))
 
 
@@ -171,23 +175,16 @@ def _source(
     return Subset(backend, manifest, chosen_shards(manifest, shards), classes)
 
 
-def _survey(source: Source, landing: Landing, meter: Meter) -> tuple[dict[str, str], list[str]]:
+def _survey(source: Source, landing: Landing) -> tuple[dict[str, str], list[str]]:
     """The files that are whole, with their SHA-256, and the names of the others."""
     known = source.known(landing.held(source.names))
 
     def work(name: str) -> bool:
-        return _is_there(landing.folder / name, known.get(name, ""), meter)
+        return is_whole(landing.folder / name, known.get(name, ""))
 
     whole = ordered_map(work, source.names, source.threads, len(source.names))
     found = dict(zip(source.names, whole, strict=True))
     return {n: known[n] for n in source.names if found[n]}, [n for n in source.names if not found[n]]
-
-
-def _is_there(path: Path, digest: str, meter: Meter) -> bool:
-    whole = is_whole(path, digest)
-    if whole:
-        meter.add(path.stat().st_size)
-    return whole
 
 
 def _told(source: Source, folder: Path, there: Mapping[str, str], done: Sequence[Copied]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from storage.manifest import RECORD_LIMIT, STORE_FORMAT, Attempt, Manifest, Memb
 from storage.parallel import ordered_map
 
 _VERSION = re.compile(r"([0-9a-f]{12})(?:-([2-9]|[1-9][0-9]+))?")
-_REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{4,12})(-(?:[2-9]|[1-9][0-9]+))?")
+REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{4,12})(-(?:[2-9]|[1-9][0-9]+))?")
 TAG_REF = re.compile(r"([a-z0-9][a-z0-9._-]{0,63}):([a-z0-9][a-z0-9._-]{0,63})")
 
 
@@ -161,7 +161,7 @@ class Store:
         tagged = TAG_REF.fullmatch(ref)
         if tagged:
             return self.manifest(tagged[1], current(self.backend, tagged[1], tagged[2]).version)
-        match = _REF.fullmatch(ref)
+        match = REF.fullmatch(ref)
         if not match:
             raise InvalidInput(f"ref {ref!r}: expected KIND@VERSION or KIND:TAG, as saliency@3f9c0a1b or saliency:prod")
         kind, digits, attempt = match[1], match[2], match[3]

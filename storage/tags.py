@@ -153,7 +153,7 @@ def _check_whole(store: Store, entry: TagEntry, members: tuple[Member, ...]) -> 
     if backend.size(f"{folder}/collected.json") is not None or backend.size(f"{folder}/manifest.json") is None:
         raise Conflict(
             f"{entry.ref}: `gazeflow gc` is collecting this version; the tag {entry.kind}:{entry.tag} was not moved. "
-            "Run again in a minute: gc gives way to what was named in time"
+            "Run again in a minute; what a collection that died left so is settled by the next `gazeflow gc --apply`"
         )
     if not store.holds(members):
         raise Integrity(

@@ -53,7 +53,7 @@ def terminal() -> Iterator[Show]:
 
 
 def plain_lines() -> Show:
-    began: dict[str, float] = {}
+    began: dict[str, tuple[float, float]] = {}  # when, and what was done by then
     told: dict[str, float] = {}
 
     def show(node: str, event: Event) -> None:
@@ -62,7 +62,8 @@ def plain_lines() -> Show:
             _say(f"{node}: {event.text}")
         elif event.kind == "progress" and (event.done >= event.total or now - told.get(node, 0) > _LINE_SECONDS):
             told[node] = now
-            _say(_line(node, event, now - began.setdefault(node, now)))
+            since, before = began.setdefault(node, (now, event.done))
+            _say(_line(node, event, now - since, before))
 
     return show
 
@@ -72,10 +73,10 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _line(node: str, event: Event, seconds: float) -> str:
-    """Progress as one line: so many of so many, the rate and the time to go once they are known."""
+def _line(node: str, event: Event, seconds: float, before: float) -> str:
+    """Progress as one line: so many of so many, the rate since `before` was done and the time to go, once known."""
     line = f"{node}: {event.done:.0f}/{event.total:.0f} {event.unit}"
-    if seconds and event.done:
-        left = seconds * (event.total - event.done) / event.done
-        line += f", {event.done / seconds:.1f}/s, ETA {left:.0f} s"
+    if seconds and event.done > before:
+        rate = (event.done - before) / seconds
+        line += f", {rate:.1f}/s, ETA {(event.total - event.done) / rate:.0f} s"
     return f"{line}; {event.text}" if event.text else line

@@ -102,6 +102,7 @@ def collected(days: float, apply: bool, path: str | None) -> dict[str, Any]:
         "kept": plan.kept,
         "waiting": plan.waiting,
         "missing": plan.missing,
+        "marked": list(plan.marked),
         "done": asdict(collect(store, plan)) if apply else None,
     }
 

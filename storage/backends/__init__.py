@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from storage.backends.base import Backend
+from storage.backends.base import Backend, without_secrets
 from storage.errors import InvalidInput
 
 __all__ = ["Backend", "open_backend"]
@@ -23,6 +23,6 @@ def open_backend(url: str) -> Backend:
 
         return S3Backend(url)
     raise InvalidInput(
-        f"store {url!r}: expected file:///path, file://./path or s3://bucket/prefix, found the scheme "
+        f"store {without_secrets(url)!r}: expected file:///path, file://./path or s3://bucket/prefix, found the scheme "
         f"{scheme or 'none'!r}; set `store` in the config's [settings] or GAZEFLOW_STORE"
     )

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from s3transfer.manager import TransferConfig, TransferManager
 
+from storage.backends.base import without_secrets
 from storage.errors import InvalidInput
 
 PART = 16 * 2**20  # bytes: what is larger goes up in parts of this size
@@ -50,7 +51,8 @@ def connect(options: S3Options) -> TransferManager:
             client = session.client("s3", config=_config(options, "path"))  # few others have a host for each bucket
     except (BotoCoreError, ValueError) as error:
         raise InvalidInput(
-            f"no connection to S3 can be set up: {error}; check AWS_ENDPOINT_URL_S3, AWS_REGION and AWS_PROFILE"
+            f"no connection to S3 can be set up: {without_secrets(str(error))}; check AWS_ENDPOINT_URL_S3, AWS_REGION "
+            "and AWS_PROFILE"
         ) from error
     client.meta.events.register("before-parse.s3", _refuse_cut_heads)
     config = TransferConfig(
@@ -79,7 +81,8 @@ def _refuse_cut_heads(response_dict: dict[str, Any], operation_model: Any, **_: 
     """
     code, head = response_dict["status_code"], {name.lower() for name in response_dict["headers"]}
     if operation_model.name in ("GetObject", "HeadObject"):
-        whole = {"content-length", "etag", "last-modified"} <= head
+        needed = {"content-length", "etag", "last-modified"} | ({"content-range"} if code == 206 else set())
+        whole = needed <= head
     else:
         whole = code == 204 or bool({"content-length", "transfer-encoding"} & head)
     if code < 300 and not whole:

@@ -17,6 +17,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from storage.backends.base import without_secrets
 from storage.errors import GazeflowError, InvalidInput, NotFound, Transient
 
 # Refusals, faults, and (the last three) answers that were damaged on their way, which botocore does not foresee.
@@ -41,11 +42,12 @@ def repeated(error: GazeflowError) -> bool:
 
 def meaning(error: Exception, where: str, endpoint: str) -> GazeflowError:
     """One of FAILURES as an error of ours; `where` is the object's URL."""
+    endpoint = without_secrets(endpoint)
     if isinstance(error, ClientError):
         return _of_refusal(error, where, endpoint)
     if isinstance(error, EndpointConnectionError):
         return Transient(f"{where}: nobody answers at {endpoint}; run again when it is up, or mend AWS_ENDPOINT_URL_S3")
-    told = f"{type(error).__name__}: {str(error)[:300]}"
+    told = f"{type(error).__name__}: {without_secrets(str(error))[:300]}"
     if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return InvalidInput(f"{where}: {endpoint} has a certificate this machine does not trust; set AWS_CA_BUNDLE")
     if isinstance(error, BotoCoreError) and not isinstance(error, _NETWORK):

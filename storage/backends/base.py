@@ -21,6 +21,7 @@ class Entry:
     key: str
     bytes: int
     modified: float  # seconds since the epoch, by the store's clock
+    etag: str = ""  # another one for other bytes, where the place has such
 
 
 class Backend(Protocol):
@@ -68,6 +69,11 @@ class Backend(Protocol):
     def sweep(self, seconds: float) -> int:
         """Remove what killed writers left half-written so long ago; returns how many."""
         ...
+
+
+def without_secrets(text: str) -> str:
+    """Text with what stands before the host in its URLs left out: user names, keys, passwords."""
+    return re.sub(r"//\S*@", "//", text)
 
 
 def check_key(key: str) -> str:

@@ -24,7 +24,7 @@ from s3transfer.manager import TransferManager
 
 from storage.backends._s3_client import PART, S3Options, connect, options_from_environment
 from storage.backends._s3_errors import FAILURES, meaning, repeated, status
-from storage.backends.base import CHUNK, Entry, check_key, check_prefix
+from storage.backends.base import CHUNK, Entry, check_key, check_prefix, without_secrets
 from storage.errors import GazeflowError, Integrity, InvalidInput, NotFound, Transient
 
 __all__ = ["S3Backend", "S3Options"]
@@ -42,7 +42,9 @@ class S3Backend:
         parts = urlsplit(url)
         prefix = parts.path.strip("/")
         if not _BUCKET.fullmatch(parts.netloc) or parts.query or parts.fragment:
-            raise InvalidInput(f"store {url!r}: expected s3://BUCKET or s3://BUCKET/PREFIX; nothing was opened")
+            raise InvalidInput(
+                f"store {without_secrets(url)!r}: expected s3://BUCKET or s3://BUCKET/PREFIX; nothing was opened"
+            )
         self.bucket = parts.netloc
         self.prefix = f"{check_key(prefix)}/" if prefix else ""
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
@@ -81,6 +83,8 @@ class S3Backend:
                 with contextlib.closing(self._limited(answer["Body"])) as body:
                     if limit is not None and total > limit:
                         raise Integrity(f"{self.url}/{key}: expected at most {limit} bytes, found {total}; not read")
+                    if not _begins_at(answer, offset, end):
+                        raise self._another_range(key, offset, end, answer)
                     while chunk := body.read(CHUNK):  # an end before the stated length is an error of botocore's
                         etag, end = answer["ETag"], total if end is None else end  # no head is cut that a body follows
                         if end > total:
@@ -117,6 +121,14 @@ class S3Backend:
                 return client.head_object(Bucket=self.bucket, Key=self._name(key))
         except NotFound:
             return None
+
+    def _another_range(self, key: str, offset: int, end: int | None, answer: Any) -> Integrity:
+        found = answer.get("ContentRange", f"all {answer['ContentLength']} bytes")
+        return Integrity(
+            f"{self.url}/{key}: expected bytes {offset} to {'its end' if end is None else end}, found {found}: "
+            f"{without_secrets(self._client.meta.endpoint_url)} ignores Range; the bytes were not used. Keep the store "
+            "on another server"
+        )
 
     def _too_short(self, key: str, offset: int, end: int | None) -> Integrity:
         return Integrity(
@@ -184,7 +196,8 @@ class S3Backend:
         for page in self._pages(prefix):
             for found in page.get("Contents", ()):
                 key = found["Key"].removeprefix(self.prefix)
-                yield Entry(key, int(found["Size"]), found["LastModified"].timestamp())
+                etag = found.get("ETag", "").strip('"')
+                yield Entry(key, int(found["Size"]), found["LastModified"].timestamp(), etag)
 
     def children(self, prefix: str) -> list[str]:
         names = set()
@@ -250,6 +263,14 @@ def _whole_size(answer: Any) -> int:
     """The object's size, also when the answer is a part of it."""
     part = answer.get("ContentRange")
     return int(part.rpartition("/")[2]) if part else int(answer["ContentLength"])
+
+
+def _begins_at(answer: Any, offset: int, end: int | None) -> bool:
+    """Whether an answer is of the bytes from `offset` and of none behind `end`."""
+    if not offset and end is None:
+        return True
+    part = re.fullmatch(r"bytes (\d+)-(\d+)/\d+", answer.get("ContentRange", ""))
+    return part is not None and int(part[1]) == offset and (end is None or int(part[2]) < end)
 
 
 def _writer(head: Any) -> str | None:

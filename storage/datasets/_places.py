@@ -6,7 +6,9 @@ import io
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from storage.backends import Backend, open_backend
+from storage.backends import open_backend
+from storage.backends._ranged import RangedObject
+from storage.backends.base import Entry
 from storage.datasets._folder import list_files, open_file, read_range, stat_file
 from storage.datasets.base import File
 from storage.errors import NotFound
@@ -63,7 +65,7 @@ class StorePlace:
         self._backend = open_backend(root)
 
     def files(self) -> list[File]:
-        found = [File(e.key, e.bytes, str(e.modified)) for e in self._backend.entries("")]
+        found = [_file(e) for e in self._backend.entries("")]
         if not found:
             raise NotFound(f"{self.root}: expected files there; found none. Check the path in the config.")
         return found
@@ -71,39 +73,18 @@ class StorePlace:
     def file(self, name: str) -> File:
         for entry in self._backend.entries(name):
             if entry.key == name:
-                return File(name, entry.bytes, str(entry.modified))
+                return _file(entry)
         raise NotFound(f"{self.root}/{name}: expected a file; found none.")
 
     def open(self, name: str) -> BinaryIO:
-        return io.BufferedReader(_Object(self._backend, name, self.file(name).size), _AHEAD)
+        return io.BufferedReader(RangedObject(self._backend, name, self.file(name).size), _AHEAD)
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         return self._backend.get_range(name, offset, size)
 
 
-class _Object(io.RawIOBase):
-    """An object as a file."""
-
-    def __init__(self, backend: Backend, key: str, size: int) -> None:
-        self._backend, self._key, self._size = backend, key, size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands in
-        size = max(min(len(buffer), self._size - self._at), 0)
-        if size:
-            buffer[:size] = self._backend.get_range(self._key, self._at, size)
-        self._at += size
-        return size
+def _file(entry: Entry) -> File:
+    return File(entry.key, entry.bytes, entry.etag or str(entry.modified))  # some stores' clocks tell whole seconds
 
 
 def place_of(root: str) -> Place:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.backends.memory import MemoryBackend
-from storage.errors import Integrity
+from storage.errors import Integrity, Transient
 from storage.manifest import Manifest, ShardRecord
 from storage.store import Store
 
@@ -164,6 +164,33 @@ def test_making_a_damaged_member_again_mends_it(kit: Any, store: Store, found: b
     again = kit.open(store, base=first.version, redo=[0])
     assert kit.publish(again, {0: b"zero", 1: b"one"}) == first
     assert store.read(first.members[0]) == b"zero"
+
+
+class Collected(MemoryBackend):
+    """Where gc deletes an object just after a writer was told that there is one."""
+
+    def create(self, key: str, data: bytes | memoryview) -> bool:
+        made = super().create(key, data)
+        if not made:
+            self.delete(key)
+        return made
+
+
+def test_a_member_that_gc_deletes_meanwhile_is_made_again(kit: Any) -> None:
+    store = Store(Collected())
+    attempt = kit.open(store)
+    member = attempt.put_shard(0, ".tar", b"zero", 1)
+    assert attempt.put_shard(0, ".tar", b"zero", 1) == member
+    assert store.read(member) == b"zero"
+
+
+def test_a_member_that_is_always_deleted_is_given_up(kit: Any) -> None:
+    class Endless(MemoryBackend):
+        def create(self, key: str, data: bytes | memoryview) -> bool:
+            return "shards/" not in key and super().create(key, data)
+
+    with pytest.raises(Transient, match=r"saliency-000000-.*run again when gc has ended"):
+        kit.open(Store(Endless())).put_shard(0, ".tar", b"zero", 1)
 
 
 class TestCheckpoints:

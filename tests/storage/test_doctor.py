@@ -152,6 +152,7 @@ def test_every_finding_speaks() -> None:
     assert [f for f in findings if not f.found or (f.verdict != "ok") != bool(f.advice)] == []
     assert unsafe(findings)
     assert not unsafe(examine(Skewed(1000)))
+    assert not unsafe(examine(Failing())), "what gave no answer is not accepted for ever"
 
 
 @pytest.mark.parametrize("url", ["file://{}/store", "file://{}"])

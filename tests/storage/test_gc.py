@@ -196,7 +196,56 @@ def test_named_and_not_there_is_told(kit: Any, store: Store, backend: Mortal) ->
         backend.delete(key)
     later(store, 8)
     assert plan(store).missing == {ref(source): f"{ref(child)} was made from it"}
-    assert gc(store).versions == ()
+    with pytest.raises(Integrity, match="nothing more was collected"):
+        gc(store)
+
+
+def test_members_of_a_tagged_version_outlive_its_lost_folder(kit: Any, store: Store, backend: Mortal) -> None:
+    manifest = kit.complete(store)
+    set_tag(store, ref(manifest), "prod")
+    for key in backend.names(f"artifacts/saliency/{manifest.version}/"):
+        backend.delete(key)
+    later(store, 30)
+    with pytest.raises(Integrity, match="saliency:prod"):
+        gc(store)
+    assert store.holds(manifest.members)
+
+
+def test_names_that_are_not_ours_disturb_nothing(kit: Any, store: Store, backend: Mortal) -> None:
+    kit.complete(store)
+    for key in ("artifacts/saliency/shards/.nfs0001", "artifacts/saliency/shards/a b", "gc/", "gc/.DS_Store"):
+        backend._objects[key] = b""
+    later(store, 30)
+    assert len(gc(store).versions) == 1
+
+
+def test_a_collection_that_is_cut_short_takes_its_marks_back(
+    kit: Any, store: Store, backend: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = kit.complete(store)
+    later(store, 8)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("storage.gc._settle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gc(store)
+    assert store.version("saliency", manifest.version).state == "complete"
+    assert plan(store).marked == ()
+
+
+def test_a_place_that_cannot_list_leftovers_is_collected_all_the_same(
+    kit: Any, store: Store, backend: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.complete(store)
+    later(store, 8)
+
+    def refused(seconds: float) -> int:
+        raise InvalidInput("501")
+
+    monkeypatch.setattr(backend, "sweep", refused)
+    assert len(gc(store).versions) == 1
 
 
 class TestOneAtATime:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.parallel import ordered_map
+from storage.parallel import Forsaken, ordered_map
 
 
 @settings(max_examples=30, deadline=None)
@@ -21,6 +21,7 @@ def test_results_come_in_the_order_of_the_items(items: list[int], threads: int, 
         return -item
 
     assert list(ordered_map(work, items, threads, ahead)) == [-i for i in items]
+    assert list(ordered_map(work, items, threads, ahead, Forsaken)) == [-i for i in items]
 
 
 def test_no_more_is_begun_than_what_is_ahead() -> None:
@@ -58,3 +59,24 @@ def test_leaving_early_leaves_no_thread() -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+def test_the_forsaken_are_not_waited_for() -> None:
+    """What was begun goes on by itself, what was not is dropped, and then no thread is left."""
+    before, stall, begun = threading.active_count(), threading.Event(), list[int]()
+
+    def work(n: int) -> int:
+        begun.append(n)
+        return n if n == 0 else stall.wait(60)
+
+    results = ordered_map(work, range(10), 2, 4, Forsaken)
+    assert next(results) == 0
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began < 1
+    stall.set()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+    assert len(begun) <= 3

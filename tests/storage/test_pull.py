@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,20 @@ def test_a_wrong_part_is_fetched_anew_once(kit: Any, tmp_path: Path, part: bytes
     assert contents(folder) == named({1: BIG[1]})
     assert 2_500_000 <= backend.read <= 5_000_000
     assert told[-1] == (2_500_000, 2_500_000)
+
+
+def test_what_was_there_is_done_from_the_beginning(kit: Any, tmp_path: Path) -> None:
+    """So that rates and times to go are of what comes, not of how fast this disk is hashed."""
+    backend = Counting(MemoryBackend(), step=100_000)
+    manifest = kit.complete(Store(backend), shards=BIG)
+    folder = Path(pull(backend, manifest, tmp_path, shards=[1])["folder"])
+    member = manifest.members[0]
+    (folder / f".{member.name}.{member.sha256[:16]}.part").write_bytes(BIG[0][:1_000_000])
+    told: list[tuple[int, int]] = []
+    pull(backend, manifest, tmp_path, progress=lambda *n: told.append(n))
+    assert (told[0], told[-1]) == ((3_500_000, 7_500_000), (7_500_000, 7_500_000))
+    assert all(0 < b[0] - a[0] <= 100_000 for a, b in pairwise(told))
+    pull(backend, manifest, tmp_path, progress=lambda *n: pytest.fail("nothing came"))
 
 
 def test_damaged_bytes_do_not_leave_the_store(store: Store, manifest: Manifest, tmp_path: Path) -> None:

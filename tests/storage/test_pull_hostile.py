@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage._landing import LOCK, RECORD
+from storage.backends.local import LocalBackend
 from storage.errors import Format, Integrity, InvalidInput, NotFound, Transient
 from storage.manifest import Manifest, Member
 from storage.pull import MARKER, pull
@@ -145,6 +148,56 @@ def test_what_is_in_the_way_is_named(store: Store, manifest: Manifest, tmp_path:
     os.mkfifo(folder / "saliency-000000.tar")
     with pytest.raises(InvalidInput, match=r"saliency-000000\.tar: expected a file"):
         pull(store.backend, manifest, tmp_path)
+
+
+NOWHERE = ["/proc", "/proc/x", "/dev/null", "/dev/null/x", "{}/file", "{}/file/x", "{}/" + "x" * 300]
+
+
+@pytest.mark.parametrize("dest", NOWHERE)
+def test_a_place_where_nothing_can_be_is_refused(store: Store, manifest: Manifest, tmp_path: Path, dest: str) -> None:
+    (tmp_path / "file").write_bytes(b"a file")
+    with pytest.raises(InvalidInput, match=r"saliency@.*: expected .* found .*nothing was copied\. Name another DEST"):
+        pull(store.backend, manifest, Path(dest.format(tmp_path)))
+    assert (tmp_path / "file").read_bytes() == b"a file"
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from storage.attempt import open_attempt
+from storage.backends.local import LocalBackend
+from storage.errors import InvalidInput
+from storage.pull import pull
+from storage.store import Store
+backend = LocalBackend(Path(sys.argv[1]))
+manifest = Store(backend).resolve(sys.argv[2])
+os.setgid(65534); os.setuid(65534)
+for dry in (True, False):
+    try:
+        pull(backend, manifest, Path(sys.argv[3]), dry_run=dry)
+        print("pulled")
+    except InvalidInput as error:
+        print("Permission denied" in str(error) and "ame another" in str(error))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize(("mode", "there", "told"), [
+    (0o755, False, ["pulled", "True"]),
+    (0o700, False, ["True", "True"]),
+    (0o755, True, ["pulled", "True"]),
+])  # fmt: skip
+def test_a_folder_of_another_user_is_refused(kit: Any, mode: int, there: bool, told: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        manifest = kit.complete(Store(LocalBackend(folder / "store")), shards=SHARDS)
+        ref = f"saliency@{manifest.version}"
+        (folder / "dest" / (ref if there else "")).mkdir(parents=True)
+        (folder / "dest").chmod(mode)
+        words = [sys.executable, "-c", AS_NOBODY, str(folder / "store"), ref, str(folder / "dest")]
+        ended = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        assert ended.stdout.split() == told, ended.stderr
 
 
 def test_a_full_disk_is_transient(

@@ -83,7 +83,7 @@ def test_configs_name_by_ref_and_tag(kit: Any, store: Store, text: str) -> None:
     run = noted(store, config={"nodes": {"student": {"pins": [texts[text]], "n": 3}}})
     aged(store, run, 1)
     assert (ref(manifest) in plan(store).kept) == (text in ("full", "short", "tag"))
-    assert plan(store).missing == ({"saliency@0000": f"the config of run {run.id}"} if text == "other" else {})
+    assert plan(store).missing == ({"saliency@0000": f"run {run.id}, by its config"} if text == "other" else {})
 
 
 def test_a_damaged_run_stops_gc_unless_it_is_old(kit: Any, store: Store) -> None:

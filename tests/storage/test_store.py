@@ -39,6 +39,15 @@ def test_a_store_to_read_is_not_made(tmp_path: Path) -> None:
     assert Store.existing(url).kinds() == []
 
 
+def test_an_empty_bucket_holds_no_store_whatever_its_name(moto: Any, s3_place: Any) -> None:
+    url = s3_place(moto)
+    assert "bucket" in url
+    with pytest.raises(NotFound, match="expected a store, found none"):
+        Store.existing(url)
+    with pytest.raises(NotFound, match="no such bucket; make it first"):
+        Store.existing("s3://nowhere/x")
+
+
 @pytest.mark.parametrize("data", [b'{"format":2}', b'{"format":0}', b'{"format":"1"}', b'{"format":null}'])
 def test_another_format_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "gazeflow.json").write_bytes(data)

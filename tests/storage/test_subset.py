@@ -77,9 +77,19 @@ def test_shards_of_some_classes(place: Backend, tmp_path: Path, kind: str) -> No
     assert all(a <= b for a, b in told)
 
     counting = Counting(place)
-    again = pull(counting, manifest, tmp_path, classes=names)
+    again = pull(counting, manifest, tmp_path, classes=names, progress=lambda *n: pytest.fail("nothing came"))
     assert (again["copied"], again["samples"], again["bytes_there"]) == (0, 36, sum(map(len, files.values())))
     assert counting.read < 200_000, "the names of classes are looked up, no shard is"
+
+
+def test_progress_is_of_what_comes(labels: Labels, tmp_path: Path) -> None:
+    pull(labels.store.backend, labels.saliency, tmp_path, shards=[0, 2], classes=labels.classes[:1])
+    told: list[tuple[int, int]] = []
+    done = pull(
+        labels.store.backend, labels.saliency, tmp_path, classes=labels.classes[:1], progress=lambda *n: told.append(n)
+    )
+    whole = done["bytes_there"] + done["bytes"]
+    assert (done["copied"], told) == (2, [(whole, whole)])
 
 
 def test_what_is_read(tmp_path: Path) -> None:

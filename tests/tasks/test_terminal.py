@@ -10,8 +10,9 @@ from tasks._terminal import _line, plain_lines
 
 def test_a_line_of_progress_has_rate_and_time_to_go() -> None:
     event = Event(kind="progress", done=20, total=80, unit="images", text="shard 1")
-    assert _line("saliency", event, 10) == "saliency: 20/80 images, 2.0/s, ETA 30 s; shard 1"
-    assert _line("saliency", event, 0) == "saliency: 20/80 images; shard 1"
+    assert _line("saliency", event, 10, 0) == "saliency: 20/80 images, 2.0/s, ETA 30 s; shard 1"
+    assert _line("saliency", event, 10, 10) == "saliency: 20/80 images, 1.0/s, ETA 60 s; shard 1"
+    assert _line("saliency", event, 0, 20) == "saliency: 20/80 images; shard 1"
 
 
 def test_plain_lines_are_few_and_hold_the_last(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,17 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from storage.backends.local import LocalBackend
+from storage.errors import InvalidInput
+
+ROOT = Path(__file__).parents[3]
 
 
 def script(code: str, *args: object, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -131,3 +136,58 @@ def test_leftovers_are_never_listed_and_go_after_a_day(tmp_path: Path) -> None:
     assert backend.sweep(24 * 3600) == 1
     assert sorted(p.name for p in aside.iterdir()) == ["young"]
     assert list(backend.entries("")) == backend.children("") == []
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from storage.backends.local import LocalBackend
+os.setgid(65534); os.setuid(65534)
+backend = LocalBackend(Path(sys.argv[1]))
+for call in (
+    lambda: list(backend.entries("")), lambda: backend.children("a/private/"), lambda: backend.get("a/private/k"),
+    lambda: backend.size("a/private/k"), lambda: backend.create("a/new", b"x"), lambda: backend.delete("a/open"),
+):
+    try:
+        print("returned", call())
+    except Exception as error:
+        print(type(error).__name__, str(error).count("Permission denied"))
+"""
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A temporary folder that every user of the machine may enter; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_what_may_not_be_looked_into_is_never_taken_for_empty(public_path: Path) -> None:
+    """A listing without what is hidden from this user would make gc take its members for nobody's."""
+    backend = LocalBackend(public_path / "store")
+    backend.create("a/private/k", b"x")
+    backend.create("a/open", b"x")
+    (public_path / "store" / "a" / "private").chmod(0o700)
+    told = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, str(public_path / "store")], capture_output=True, text=True, cwd=ROOT
+    )
+    assert told.stdout.splitlines() == ["InvalidInput 1"] * 6, told.stderr
+
+
+def test_a_folder_that_is_a_link_is_listed_like_any_other(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path / "store")
+    backend.create("a/moved/k", b"x")
+    (tmp_path / "store" / "a" / "moved").rename(tmp_path / "elsewhere")
+    (tmp_path / "store" / "a" / "moved").symlink_to(tmp_path / "elsewhere")
+    assert [e.key for e in backend.entries("")] == ["a/moved/k"]
+    assert backend.children("a/") == ["moved/"]
+
+
+def test_a_place_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InvalidInput, match="GAZEFLOW_STORE"):
+        LocalBackend(tmp_path / "file" / "store").create("k", b"x")
+    with pytest.raises(InvalidInput, match="GAZEFLOW_STORE"):
+        LocalBackend(Path("/proc/nothing")).create("k", b"x")
