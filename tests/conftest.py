@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+# A shell's background job ignores Ctrl-C, and so would all that the tests start and then stop by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = """
 [settings]

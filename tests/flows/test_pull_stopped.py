@@ -40,7 +40,7 @@ def test_a_pull_is_stopped_while_it_waits_for_bytes(
         time.sleep(0.5)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in err) == (130, False), err
         assert time.monotonic() - began < 5
         folder = tmp_path / "dest" / labels.saliency.ref
