@@ -83,7 +83,8 @@ def main() -> int:
             runs.append(pool.submit(_run, args.seed * 100_000 + number, place, folder / f"run-{number}"))
         for number, run in enumerate(runs):
             if args.seconds and time.monotonic() - began > args.seconds:
-                run.cancel()
+                for waiting in runs[number:]:  # of those under way none is cancelled
+                    waiting.cancel()
             if not run.cancelled():
                 told.add(run.result())
             if (number + 1) % 20 == 0:
