@@ -100,7 +100,7 @@ def _refuse_lost(backend: Backend, plan: Collection) -> None:
         if not (seen_late or why.startswith(BY_RUN)):
             raise Integrity(
                 f"{backend.url}: expected {ref} ({why}), found no such version; nothing more was collected, since "
-                " its bytes cannot be told from garbage. Put its folder back, or move that tag"
+                "its bytes cannot be told from garbage. Put its folder back, or move that tag"
             )
 
 
